@@ -1,0 +1,213 @@
+"""The answer of a batch over HTTP: collected into one document, or streamed as items end.
+
+`Collected` and `Streamed` are the emitters that a `Run` gives its results to. Small pieces are joined, large ones go
+out as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from .dialects import Writer
+from .engine.errors import BatchError
+from .engine.model import Headers, Result, Send
+from .engine.target import Budget
+
+_LARGE = 64 * 1024
+HEARTBEAT = 15.0
+"""Seconds without a record after which a stream of events shows that it lives."""
+
+
+class Collected:
+    """All results in one document with a length, sent when the last one is there."""
+
+    def __init__(self, writer: Writer, send: Send, headers: Headers, *, count: int, write_timeout: float) -> None:
+        self.backlog = 0
+        self._writer = writer
+        self._send = send
+        self._headers = headers
+        self._entries: list[list[bytes] | None] = [None] * count
+        self._write_timeout = write_timeout
+        self._gone = False
+
+    def begin(self, *, wake: Callable[[], None], leave: Callable[[], None]) -> None:
+        pass
+
+    def put(self, result: Result) -> None:
+        # Written now, so that a body which has to be encoded is not kept in two forms.
+        if not self._gone:
+            self._entries[result.index] = self._writer.write(result)
+
+    async def flush(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        if self._gone:
+            return
+        pieces = [self._writer.head()]
+        for position, entry in enumerate(self._entries):
+            if position:
+                pieces.append(self._writer.separator)
+            pieces += entry or ()
+        pieces.append(self._writer.tail())
+        self._entries.clear()
+        length = sum(map(len, pieces))
+        headers = ((b"content-type", self._writer.media_type.encode("ascii")), (b"content-length", b"%d" % length))
+        try:
+            async with asyncio.timeout(self._write_timeout):
+                await self._send(start(200, (*headers, *self._headers)))
+            blocks = _blocks(pieces)
+            for position, block in enumerate(blocks):
+                async with asyncio.timeout(self._write_timeout):
+                    await self._send(body(block, more=position + 1 < len(blocks)))
+                blocks[position] = b""
+        except (TimeoutError, OSError):
+            # A reader that takes nothing is gone; so is one whose connection is closed.
+            self._gone = True
+
+    def discard(self) -> None:
+        self._gone = True
+        self._entries.clear()
+
+
+class Streamed:
+    """Each result as a record of its own, sent as it comes, at the reader's pace."""
+
+    def __init__(self, writer: Writer, send: Send, headers: Headers, *, budget: Budget, write_timeout: float) -> None:
+        self.backlog = 0
+        self._writer = writer
+        self._send = send
+        self._budget = budget
+        self._write_timeout = write_timeout
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._gone = False
+        self._start: Headers | None = (
+            (b"content-type", _with_charset(writer.media_type)),
+            # So that front proxies hand on each record when it comes.
+            (b"x-accel-buffering", b"no"),
+            *headers,
+        )
+        self._loop = asyncio.get_running_loop()
+        self._heart: asyncio.TimerHandle | None = None
+        self._wake: Callable[[], None]
+        self._leave: Callable[[], None]
+
+    def begin(self, *, wake: Callable[[], None], leave: Callable[[], None]) -> None:
+        self._wake, self._leave = wake, leave
+
+    def put(self, result: Result) -> None:
+        if self._gone:
+            self._budget.left += len(result.body)
+            return
+        pieces = self._writer.write(result)
+        self._pieces += pieces
+        self.backlog += sum(map(len, pieces))
+        self._held += len(result.body)
+
+    async def flush(self) -> None:
+        if self._start is not None and not self._gone:
+            message, self._start = start(200, self._start), None
+            await self._deliver(message)
+        while self._pieces and not self._gone:
+            pieces, self._pieces = self._pieces, []
+            size, held = sum(map(len, pieces)), self._held
+            self._held = 0
+            blocks = _blocks(pieces)
+            del pieces
+            for position, block in enumerate(blocks):
+                blocks[position] = b""
+                await self._deliver(body(block, more=True))
+            if not self._gone:
+                self.backlog -= size
+            self._budget.left += held
+        self._beat_later()
+
+    async def close(self) -> None:
+        if self._heart is not None:
+            self._heart.cancel()
+        await self._deliver(body(self._writer.tail(), more=False))
+
+    def discard(self) -> None:
+        self._gone = True
+        self._pieces.clear()
+        self.backlog = 0
+        if self._heart is not None:
+            self._heart.cancel()
+
+    async def _deliver(self, message: dict[str, object]) -> None:
+        if self._gone:
+            return
+        try:
+            async with asyncio.timeout(self._write_timeout):
+                await self._send(message)
+        except (TimeoutError, OSError):
+            self._leave()
+
+    def _beat_later(self) -> None:
+        if self._heart is not None:
+            self._heart.cancel()
+        if self._writer.heartbeat and not self._gone:
+            self._heart = self._loop.call_later(HEARTBEAT, self._beat)
+
+    def _beat(self) -> None:
+        if not self._pieces:
+            self._pieces.append(self._writer.heartbeat)
+            self.backlog += len(self._writer.heartbeat)
+        self._wake()
+
+
+def _with_charset(media_type: str) -> bytes:
+    return (f"{media_type}; charset=utf-8" if media_type.startswith("text/") else media_type).encode("ascii")
+
+
+def _blocks(pieces: Iterable[bytes]) -> list[bytes]:
+    """The same bytes in fewer parts: small ones joined, large ones as they are."""
+    blocks: list[bytes] = []
+    small: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        if len(piece) >= _LARGE:
+            blocks += (b"".join(small), piece)
+            small, size = [], 0
+            continue
+        small.append(piece)
+        size += len(piece)
+        if size >= _LARGE:
+            blocks.append(b"".join(small))
+            small, size = [], 0
+    blocks.append(b"".join(small))
+    return blocks
+
+
+def start(status: int, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, object]:
+    return {"type": "http.response.start", "status": status, "headers": list(headers)}
+
+
+def body(content: bytes, *, more: bool = False) -> dict[str, object]:
+    return {"type": "http.response.body", "body": content, "more_body": more}
+
+
+async def whole(send: Send, status: int, media_type: bytes, content: bytes, headers: Headers, *, head: bool) -> None:
+    """A short answer at once; for HEAD without its content."""
+    about = ((b"content-type", media_type), (b"content-length", b"%d" % len(content)))
+    await send(start(status, (*about, *headers)))
+    await send(body(b"" if head else content))
+
+
+async def problem(send: Send, error: BatchError, problem_type: str, headers: Headers, *, head: bool = False) -> None:
+    """An RFC 9457 problem document about the whole batch."""
+    document = {
+        "type": f"{problem_type}#{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "code": error.code,
+        "detail": error.detail,
+    }
+    if error.pointer is not None:
+        document["pointer"] = error.pointer
+    content = msgspec.json.encode(document)
+    await whole(send, error.status, b"application/problem+json", content, (*error.headers, *headers), head=head)

@@ -1,0 +1,221 @@
+"""One batch endpoint: HTTP in, a batch run, its answer out.
+
+`Endpoint` holds the settings; `serve` is the way of one request through the layers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from urllib.parse import urlsplit
+
+import msgspec
+
+from . import answer, browsers, request
+from .answer import Collected, Streamed
+from .description import description
+from .dialects import DIALECTS, Dialect
+from .engine.errors import BatchError, MethodNotAllowed, SettingError
+from .engine.execute import Run
+from .engine.in_flight import InFlight
+from .engine.model import ASGIApp, Batch, Guard, Headers, Receive, Scope, Send
+from .engine.paths import canonical
+from .engine.policy import Judge, Policy, strings
+from .engine.target import AppTarget, Budget, Entry
+
+ALLOWED = b"GET, HEAD, OPTIONS, POST"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint(Policy):
+    """A path that takes batches, and the settings of what they may do. Raises `SettingError`.
+
+    `path` is that of the endpoint; the others are described in docs/settings.md, with their defaults.
+    """
+
+    path: str = "/batch"
+    trusted_origins: Collection[str] = ()
+    describe: bool = True
+    guards: Sequence[Guard] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_path()
+        for origin in strings("trusted_origins", self.trusted_origins):
+            if not _is_origin(origin):
+                expected = "expected origins such as `https://app.example.com`; `*` is not accepted"
+                raise SettingError("trusted_origins", self.trusted_origins, expected)
+        if not isinstance(self.describe, bool):
+            raise SettingError("describe", self.describe, "expected True or False")
+        if isinstance(self.guards, str) or not isinstance(self.guards, Sequence):
+            raise SettingError("guards", self.guards, "expected a list of `async (Batch) -> Batch` functions")
+        for guard in self.guards:
+            if not callable(guard) or not _is_async(guard):
+                raise SettingError("guards", guard, "expected an `async (Batch) -> Batch` function")
+
+    def _check_path(self) -> None:
+        read = canonical(self.path) if isinstance(self.path, str) else None
+        if not isinstance(read, tuple) or "?" in self.path or "%" in self.path or self.path.endswith("/"):
+            raise SettingError("path", self.path, "expected a path such as `/batch`, without a `/` at its end")
+
+    @property
+    def dialect(self) -> Dialect:
+        return DIALECTS["native"]
+
+    @cached_property
+    def trusted(self) -> frozenset[str]:
+        return frozenset(self.trusted_origins)
+
+
+def _is_origin(text: str) -> bool:
+    parts = urlsplit(text)
+    return (
+        parts.scheme in ("http", "https")
+        and text == f"{parts.scheme}://{parts.netloc}"
+        and bool(parts.netloc)
+        and "*" not in text
+    )
+
+
+def _is_async(guard: object) -> bool:
+    return inspect.iscoroutinefunction(guard) or inspect.iscoroutinefunction(type(guard).__call__)
+
+
+class Visit:
+    """One request to an endpoint."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        wrapped: ASGIApp,
+        entry: Entry,
+        mount: str,
+        endpoints: Collection[str],
+        in_flight: InFlight,
+        running: set[Run],
+    ) -> None:
+        self._endpoint = endpoint
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._wrapped = wrapped
+        self._entry = entry
+        self._mount = mount
+        self._endpoints = endpoints
+        self._in_flight = in_flight
+        self._running = running
+        self._fields = request.fields(scope)
+        self._id = request.request_id(self._fields)
+        self._headers: Headers = (
+            (b"cache-control", b"no-store"),
+            (b"x-content-type-options", b"nosniff"),
+            (b"x-request-id", self._id.encode("ascii")),
+            *browsers.cors(self._fields, endpoint.trusted),
+        )
+        self._problem_type = mount + endpoint.path
+
+    async def serve(self) -> None:
+        method = self._scope["method"]
+        is_head = method == "HEAD"
+        try:
+            if method == "POST":
+                await self._take_batch()
+            elif browsers.is_preflight(method, self._fields):
+                await self._preflight()
+            elif not self._endpoint.describe:
+                await self._wrapped(self._scope, self._receive, self._send)
+            elif method in ("GET", "HEAD", "OPTIONS"):
+                await self._describe(is_head=is_head)
+            else:
+                raise MethodNotAllowed("Send the batch with POST.", headers=((b"allow", ALLOWED),))
+        except BatchError as error:
+            await answer.problem(self._send, error, self._problem_type, self._headers, head=is_head)
+        except request.Disconnected:
+            return
+
+    async def _preflight(self) -> None:
+        origin = self._fields[b"origin"].decode("latin-1")
+        if origin not in self._endpoint.trusted:
+            await self._wrapped(self._scope, self._receive, self._send)
+            return
+        await self._send(answer.start(204, (*self._headers, *browsers.preflight(self._fields))))
+        await self._send(answer.body(b""))
+
+    async def _describe(self, *, is_head: bool) -> None:
+        content = msgspec.json.encode(
+            description(self._endpoint, self._endpoint.dialect, self._in_flight, self._problem_type)
+        )
+        headers = ((b"allow", ALLOWED), *self._headers)
+        await answer.whole(self._send, 200, b"application/json", content, headers, head=is_head)
+
+    async def _take_batch(self) -> None:
+        endpoint, fields = self._endpoint, self._fields
+        is_page = browsers.is_page(fields)
+        if is_page:
+            browsers.check_site(fields, endpoint.trusted)
+        request.check_content(fields)
+        accept = fields.get(b"accept")
+        media_type = request.negotiate(
+            None if accept is None else accept.decode("latin-1"), endpoint.dialect.media_types
+        )
+        is_http1 = self._scope.get("http_version", "1.1").startswith("1")
+        request.check_length(fields, endpoint, http1=is_http1)
+        self._in_flight.check()
+        body = await request.read_body(self._receive, endpoint, http1=is_http1)
+        caller = request.caller(self._scope, fields, self._mount, id=self._id, browser=is_page)
+        minimal = b"prefer" in fields and request.prefers_minimal(fields)
+        batch = endpoint.dialect.read(body, caller, endpoint, minimal=minimal)
+        judge = Judge(endpoint, caller, self._endpoints)
+        batch = await self._guarded(judge.batch(batch))
+        await self._run(batch, media_type, judge)
+
+    async def _guarded(self, batch: Batch) -> Batch:
+        for guard in self._endpoint.guards:
+            batch = await guard(batch)
+            if not isinstance(batch, Batch):
+                raise TypeError(f"A guard returns the batch; {guard!r} returned {type(batch).__name__}.")
+        return batch
+
+    async def _run(self, batch: Batch, media_type: str, judge: Judge) -> None:
+        endpoint = self._endpoint
+        writer = endpoint.dialect.writer(batch, media_type, endpoint, problem_type=self._problem_type)
+        headers = self._headers
+        if batch.options.minimal:
+            headers = (*headers, (b"preference-applied", b"return=minimal"))
+        budget = Budget(endpoint.max_total_response_bytes, final=writer.ordered)
+        target = AppTarget(
+            self._entry,
+            self._scope,
+            batch,
+            max_response_bytes=endpoint.max_response_bytes,
+            budget=budget,
+        )
+        emitter: Collected | Streamed
+        if writer.ordered:
+            count = len(batch.items)
+            emitter = Collected(writer, self._send, headers, count=count, write_timeout=endpoint.write_timeout)
+        else:
+            emitter = Streamed(writer, self._send, headers, budget=budget, write_timeout=endpoint.write_timeout)
+        run = Run(batch, target, emitter, policy=endpoint, judge=judge, in_flight=self._in_flight)
+        self._running.add(run)
+        watcher = asyncio.ensure_future(self._watch(run))
+        try:
+            await run.execute()
+        finally:
+            self._running.discard(run)
+            watcher.cancel()
+            await asyncio.wait((watcher,))
+        if not watcher.cancelled():
+            watcher.result()
+
+    async def _watch(self, run: Run) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        run.leave()

@@ -1,0 +1,1 @@
+"""Runs a batch. Knows no wire format and opens no socket."""

@@ -1,0 +1,107 @@
+"""Bodies as JSON values: which bytes may stand in a JSON document as they are, and how the others are written.
+
+A body is put into a document without being decoded and encoded again, so it has to be proven first that it is one JSON
+document in UTF-8: msgspec's skipping parser checks the grammar, but not the UTF-8 inside of strings, and neither when
+it writes.
+"""
+
+from __future__ import annotations
+
+import binascii
+from enum import Enum
+from functools import lru_cache
+from itertools import accumulate
+
+import msgspec
+
+_parse = msgspec.json.Decoder(msgspec.Raw).decode
+_quote = msgspec.json.Encoder().encode
+
+_TEXT_TYPES = frozenset(
+    {
+        "application/xml",
+        "application/javascript",
+        "application/x-javascript",
+        "application/ecmascript",
+        "application/x-www-form-urlencoded",
+        "application/x-ndjson",
+        "application/ndjson",
+        "application/jsonl",
+        "application/x-jsonlines",
+    }
+)
+_OTHER_BYTES = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+
+
+class Kind(Enum):
+    """What a media type says of a body."""
+
+    JSON = 1
+    TEXT = 2
+    ASCII_TEXT = 3
+    BINARY = 4
+
+
+@lru_cache(maxsize=512)
+def kind(content_type: bytes) -> Kind:
+    """Reads a `Content-Type` (RFC 9110, section 8.3.1); JSON types are those of the WHATWG MIME sniffing standard."""
+    media_type, *parameters = content_type.decode("latin-1").lower().split(";")
+    media_type = media_type.strip()
+    if media_type in ("application/json", "text/json") or media_type.endswith("+json"):
+        return Kind.JSON
+    if not (media_type.startswith("text/") or media_type.endswith(("/xml", "+xml")) or media_type in _TEXT_TYPES):
+        return Kind.BINARY
+    charset = ""
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "charset":
+            charset = value.strip().strip('"')
+    if charset in ("us-ascii", "ascii"):
+        return Kind.ASCII_TEXT
+    return Kind.TEXT if charset in ("", "utf-8", "utf8") else Kind.BINARY
+
+
+def as_json(content_type: bytes | None, is_encoded: bool, body: bytes, max_depth: int) -> tuple[bytes, str | None]:
+    """A body as one JSON value, and the `body_encoding` that tells how to read it, if it needs telling.
+
+    `is_encoded` says that the body has a `Content-Encoding`: it is then given undecoded, in base64.
+    """
+    meant = Kind.BINARY if content_type is None or is_encoded else kind(content_type)
+    if meant is Kind.JSON:
+        if is_document(body, max_depth):
+            return body, None
+        text = _utf8(body)
+        if text is not None:
+            return _quote(text), "text"
+    elif meant is Kind.TEXT or (meant is Kind.ASCII_TEXT and body.isascii()):
+        text = _utf8(body)
+        if text is not None:
+            return _quote(text), None
+    return b'"%b"' % binascii.b2a_base64(body, newline=False), "base64"
+
+
+def is_document(body: bytes, max_depth: int) -> bool:
+    """Whether these bytes are one JSON document in UTF-8, nested at most `max_depth` deep."""
+    try:
+        _parse(body)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return (body.isascii() or _utf8(body) is not None) and not is_deeper(body, max_depth)
+
+
+def is_deeper(document: bytes, max_depth: int) -> bool:
+    """Whether a valid JSON document is nested deeper than this."""
+    if document.count(b"[") + document.count(b"{") <= max_depth:
+        return False
+    # A backslash stands only inside strings; without `\\` and `\"`, every second piece between quotes is a string.
+    bare = document.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in document else document
+    brackets = b"".join(bare.split(b'"')[::2]).translate(_STEPS, _OTHER_BYTES)
+    return max(accumulate(memoryview(brackets).cast("b")), default=0) > max_depth
+
+
+def _utf8(body: bytes) -> str | None:
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,350 @@
+"""Runs a batch against a target: the only concurrent loop.
+
+Decides nothing about order (that is `Schedule`) and nothing about bytes (that is the emitter): it starts what may
+start, one task for each item, watches the deadlines, and hands on every result as soon as it is released.
+
+Plain asyncio, for it is several times cheaper than task groups: a task each and one future to wake the loop that
+writes. One timer serves all deadlines of a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import Any, Protocol
+
+from .errors import Failure
+from .in_flight import InFlight
+from .model import SAFE_METHODS, Batch, Item, Refusal, Result, failed
+from .policy import Judge, KiB, Policy
+from .references import complete
+from .schedule import Schedule
+from .target import AppTarget, Exchange
+
+logger = logging.getLogger("batchproxy")
+
+WRITE_AHEAD = 256 * KiB
+"""Nothing new starts while this many bytes wait to be written to a slow reader."""
+_TIMER_RESOLUTION = 0.001
+
+
+class Emitter(Protocol):
+    """Where results go: collected into one answer, or sent each as it comes."""
+
+    backlog: int
+    """How many bytes have been put in and not yet been taken by the reader."""
+
+    def begin(self, *, wake: Callable[[], None], leave: Callable[[], None]) -> None:
+        """Called once: `wake` asks for a `flush`, `leave` tells that the reader is gone."""
+
+    def put(self, result: Result) -> None:
+        """Takes a released result; never waits."""
+
+    async def flush(self) -> None:
+        """Writes what was put in; returns when the reader has taken it."""
+
+    async def close(self) -> None:
+        """Writes the end, after the last result."""
+
+    def discard(self) -> None:
+        """The reader is gone: nothing is written any more."""
+
+
+class Run:
+    """One batch while it runs. Made inside the context that every item gets a copy of.
+
+    Raises `Overloaded` if there is no place for the batch, and `Invalid` for its dependencies, before anything runs.
+    """
+
+    def __init__(
+        self, batch: Batch, target: AppTarget, emitter: Emitter, *, policy: Policy, judge: Judge, in_flight: InFlight
+    ) -> None:
+        self._schedule = Schedule(batch, max_depth=policy.max_dependency_depth)
+        self._batch = batch
+        self._target = target
+        self._emitter = emitter
+        self._policy = policy
+        self._judge = judge
+        self._loop = asyncio.get_running_loop()
+        self._context = copy_context()
+        self._concurrency = policy.concurrency
+        self._running: dict[Exchange, None] = {}
+        self._alive: dict[Exchange, None] = {}
+        self._sources = {
+            reference.source for item in batch.items if item.template for reference in item.template.references
+        }
+        self._answers: dict[int, Result] = {}
+        timeout = batch.options.timeout
+        self._batch_timeout = policy.batch_timeout if timeout is None else min(timeout, policy.batch_timeout)
+        self._deadline = self._loop.time() + self._batch_timeout
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed = float("inf")
+        self._pumping = False
+        self._waker: asyncio.Future[None] | None = None
+        self._awake = False
+        self._room = asyncio.Event()
+        self._interrupt: KeyboardInterrupt | None = None
+        self._share = in_flight.join(min(policy.concurrency, len(batch.items)), self._pump_soon)
+        emitter.begin(wake=self._wake, leave=self.leave)
+
+    async def execute(self) -> None:
+        """Runs the batch to its end; returns when the last result is written and no task of an item is left."""
+        try:
+            self._arm(self._deadline)
+            self._pump()
+            while True:
+                self._awake = False
+                await self._emitter.flush()
+                self._room.set()
+                if self._awake:
+                    continue
+                if not self._schedule.unsettled:
+                    break
+                self._pump_soon()
+                await self._sleep()
+            self._share.want_no_more()
+            await self._emitter.close()
+            await self._tails()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._alive:
+                await self._cancel_all()
+            self._share.leave()
+        if self._interrupt is not None:
+            raise self._interrupt
+
+    def leave(self) -> None:
+        """The client left: nothing new starts, safe items are cancelled, others run to their deadline."""
+        self._emitter.discard()
+        self._schedule.abandon(Failure.NOT_STARTED, "The client left.")
+        for exchange in list(self._running):
+            exchange.disconnect()
+            if exchange.item.method in SAFE_METHODS or not exchange.begun:
+                exchange.fail(Failure.NOT_STARTED, "The client left.")
+                # In the turn after, so that the app sees `http.disconnect` first, as it would alone.
+                self._loop.call_soon(exchange.cancel)
+        self._room.set()
+        self._wake()
+
+    def hasten(self, deadline: float) -> None:
+        """Moves the batch's deadline forward to this time of the event loop."""
+        if deadline < self._deadline:
+            self._deadline = deadline
+            self._arm(deadline)
+
+    # Starting
+
+    def _pump_soon(self) -> None:
+        """Starts what may start, in a turn of the loop of its own: many endings make one turn."""
+        if not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump, context=self._context)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        for _ in range(self._concurrency):
+            if len(self._running) >= self._concurrency or self._emitter.backlog > WRITE_AHEAD:
+                break
+            index = self._schedule.take()
+            if index is None:
+                break
+            item = self._ready(index)
+            if isinstance(item, Refusal):
+                self._settle(failed(index, item.failure, item.detail))
+            elif self._share.take():
+                self._start(item)
+            else:
+                self._schedule.put_back(index)
+                return
+        else:
+            # Eager tasks may have ended already; other connections get their turn before this batch goes on.
+            self._pump_soon()
+        self._share.give_back_unused()
+
+    def _ready(self, index: int) -> Item | Refusal:
+        refusal = self._batch.refused.get(index)
+        if refusal is not None:
+            return refusal
+        item = self._batch.items[index]
+        if item.template is None:
+            return item
+        completed = complete(item, self._answers, self._batch.caller, self._policy)
+        if isinstance(completed, Refusal):
+            return completed
+        return self._judge.item(completed) or completed
+
+    def _start(self, item: Item) -> None:
+        exchange = self._target.exchange(item, self._ended)
+        self._running[exchange] = None
+        self._alive[exchange] = None
+        exchange.task = _task(self._drive(exchange), self._loop, self._context.copy())
+        if exchange.cancelled:
+            # It ended itself in its first, eager step, when there was no task yet to cancel.
+            exchange.cancel()
+
+    async def _drive(self, exchange: Exchange) -> None:
+        try:
+            if self._emitter.backlog > WRITE_AHEAD:
+                await self._have_room(exchange)
+            if exchange.done:
+                return
+            timeout = exchange.item.timeout
+            most = self._policy.item_timeout
+            exchange.deadline = self._loop.time() + (most if timeout is None else min(timeout, most))
+            if exchange.deadline < self._armed:
+                self._arm(exchange.deadline)
+            await exchange.run()
+        # An item gets the fate that it would have alone: a server answers whatever the app raises, and lives on.
+        except BaseException as raised:
+            if self._must_go_on(exchange, raised):
+                raise
+        finally:
+            del self._alive[exchange]
+            if exchange.holds_place:
+                exchange.holds_place = False
+                self._share.give_back()
+            if not self._alive:
+                self._wake()
+
+    async def _have_room(self, exchange: Exchange) -> None:
+        while self._emitter.backlog > WRITE_AHEAD and not exchange.done:
+            self._room.clear()
+            await self._room.wait()
+
+    def _must_go_on(self, exchange: Exchange, raised: BaseException) -> bool:
+        """Whether what came out of an item's app concerns more than the item; what the app did wrong is logged."""
+        if isinstance(raised, asyncio.CancelledError):
+            if exchange.cancelled:
+                return False
+            if exchange.task is not None and exchange.task.cancelling():
+                return True
+        if isinstance(raised, KeyboardInterrupt):
+            self._interrupt = raised
+        if not (exchange.cancelled and isinstance(raised, OSError)):
+            item = exchange.item
+            logger.error(
+                "item.failed batch=%s index=%d id=%s method=%s: the application raised %s",
+                self._batch.id,
+                item.index,
+                item.id,
+                item.method,
+                type(raised).__name__,
+                exc_info=raised,
+            )
+        return False
+
+    # Ending
+
+    def _ended(self, exchange: Exchange, result: Result) -> None:
+        del self._running[exchange]
+        if result.failure is None:
+            # What the app does after its answer delays nobody. A failed item keeps its place until its task has ended.
+            exchange.holds_place = False
+            self._share.give_back()
+        elif result.failure is Failure.RESPONSE_TOO_LARGE:
+            exchange.cancel()
+        self._settle(result)
+
+    def _settle(self, result: Result) -> None:
+        if result.index in self._sources:
+            self._answers[result.index] = result
+        emitter = self._emitter
+        for released in self._schedule.settle(result):
+            emitter.put(released)
+        if self._target.budget.exhausted:
+            detail = "The answers of this batch have reached their limit together."
+            self._put(self._schedule.abandon(Failure.NOT_STARTED, detail))
+        if emitter.backlog or not self._schedule.unsettled:
+            self._wake()
+        self._pump_soon()
+
+    def _put(self, results: list[Result]) -> None:
+        for result in results:
+            self._emitter.put(result)
+
+    # Deadlines: the timer is set to the earliest one that may matter, and looks at all items when it fires
+
+    def _arm(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed = when
+        self._timer = self._loop.call_at(when, self._tick, context=self._context)
+
+    def _tick(self) -> None:
+        now = self._loop.time() + _TIMER_RESOLUTION
+        if now >= self._deadline:
+            self._expire()
+            return
+        for exchange in list(self._running):
+            if exchange.begun and exchange.deadline <= now:
+                exchange.time_out(
+                    Failure.TIMEOUT, "The item did not end before its deadline; whether a write took effect is unknown."
+                )
+        self._arm(min([self._deadline, *(each.deadline for each in self._running if each.begun)]))
+
+    def _expire(self) -> None:
+        self._armed = float("inf")
+        # Decided before the running items end, so that none of the rest starts, or fails, because of them.
+        left = self._schedule.abandon(Failure.NOT_STARTED, "The batch's deadline came before the item began.")
+        for exchange in list(self._running):
+            if exchange.begun:
+                exchange.time_out(
+                    Failure.BATCH_TIMEOUT,
+                    "The batch's deadline came before the item ended; whether a write took effect is unknown.",
+                )
+            else:
+                exchange.fail(Failure.NOT_STARTED, "The batch's deadline came before the item began.")
+        self._put(left)
+        self._room.set()
+        self._wake()
+
+    # Waiting
+
+    def _wake(self) -> None:
+        self._awake = True
+        if self._waker is not None and not self._waker.done():
+            self._waker.set_result(None)
+
+    async def _sleep(self) -> None:
+        self._waker = self._loop.create_future()
+        try:
+            await self._waker
+        finally:
+            self._waker = None
+
+    async def _tails(self) -> None:
+        """Work that the apps do after their answers."""
+        while self._alive:
+            await self._sleep()
+
+    async def _cancel_all(self) -> None:
+        """Our own task is cancelled: so is every item's, and none is left behind."""
+        tasks = {exchange.task for exchange in self._alive if exchange.task is not None}
+        self._emitter.discard()
+        self._room.set()
+        for exchange in list(self._running):
+            exchange.disconnect()
+            exchange.fail(Failure.NOT_STARTED, "The server stopped.")
+        while tasks:
+            for exchange in list(self._alive):
+                exchange.cancel()
+            try:
+                _, tasks = await asyncio.wait(tasks)
+            except asyncio.CancelledError:
+                continue
+
+
+if sys.version_info >= (3, 12):
+
+    def _task(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: Context) -> asyncio.Task[None]:
+        # An item that never suspends costs no turn of the loop: measured, 0.6 to 0.9 µs less each.
+        return asyncio.Task(work, loop=loop, context=context, eager_start=True)
+
+else:
+
+    def _task(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: Context) -> asyncio.Task[None]:
+        return loop.create_task(work, context=context)

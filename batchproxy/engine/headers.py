@@ -1,0 +1,220 @@
+"""Header fields: their grammar, which ones an item inherits, and which ones it may not set.
+
+The names are those of RFC 9110 and of what proxies and frameworks read to find the client, the method or the URL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+
+from .errors import Failure
+from .model import Headers, Refusal
+
+# RFC 9110, section 5.6.2 and 5.5: token, and a field value without control characters other than the tab.
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NOT_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding"
+    b" upgrade http2-settings".split()
+)
+"""RFC 9110, section 7.6.1, and the names that are used like those."""
+
+_NEVER_INHERITED = frozenset(
+    b"accept accept-encoding prefer range expect idempotency-key digest signature signature-input dpop".split()
+)
+
+# The message's own framing and target; RFC 9110, sections 7.2, 8.6 and 10.1.1.
+_FRAMING = frozenset(
+    {
+        "host",
+        "content-length",
+        "expect",
+        "forwarded",
+        "via",
+        "cdn-loop",
+        "origin",
+    }
+)
+# Where the client is.
+_CLIENT_ADDRESS = frozenset(
+    {
+        "x-real-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-remote-ip",
+        "x-remote-addr",
+        "x-originating-ip",
+        "x-true-client-ip",
+        "x-host",
+        "true-client-ip",
+        "client-ip",
+        "remote-addr",
+        "remote-ip",
+        "forwarded-for",
+        "x-forwarded",
+        "wl-proxy-client-ip",
+        "cf-connecting-ip",
+        "cf-connecting-ipv6",
+        "cf-pseudo-ipv4",
+        "fastly-client-ip",
+        "fly-client-ip",
+        "x-azure-clientip",
+        "x-azure-socketip",
+        "x-appengine-user-ip",
+        "x-appengine-remote-addr",
+        "x-envoy-external-address",
+        "x-original-forwarded-for",
+        "ali-cdn-real-ip",
+        "cdn-real-ip",
+        "x-proxyuser-ip",
+        "x-original-remote-addr",
+    }
+)
+# Another method or another URL than those that were judged.
+_OVERRIDES = frozenset(
+    {
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
+        "x-method",
+        "x-original-method",
+        "x-original-url",
+        "x-rewrite-url",
+        "x-original-uri",
+        "x-original-host",
+        "x-override-url",
+        "x-script-name",
+        "script-name",
+        "x-envoy-original-path",
+    }
+)
+_NEVER_SET = _FRAMING | _CLIENT_ADDRESS | _OVERRIDES
+_NEVER_SET_PREFIXES = ("x-forwarded-", "proxy-", "sec-")
+_HOP_BY_HOP_TEXT = frozenset(name.decode() for name in HOP_BY_HOP)
+
+
+def inherited(outer: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """What each item takes from the request that brought the batch: its end-to-end headers, less what describes it."""
+    outer = list(outer)
+    dropped = connection_options(outer)
+    return tuple((name, value) for name, value in outer if name not in dropped and _is_inherited(name))
+
+
+@lru_cache(maxsize=1024)
+def _is_inherited(name: bytes) -> bool:
+    if name in HOP_BY_HOP or name in _NEVER_INHERITED:
+        return False
+    return not name.startswith((b"content-", b"if-")) and not name.endswith(b"-digest")
+
+
+def connection_options(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+    """The names that `Connection` lists: they belong to the connection, not to the message."""
+    listed = [value for name, value in headers if name == b"connection"]
+    return {option.strip().lower() for value in listed for option in value.split(b",")}
+
+
+def own(given: Mapping[str, str | Sequence[str]]) -> Headers | Refusal:
+    """The headers that an item sets, checked; `Accept-Encoding` is left out. Or why the item is refused."""
+    pairs: list[tuple[bytes, bytes]] = []
+    seen: set[str] = set()
+    for name, value in given.items():
+        refusal = _name_refusal(name)
+        if refusal is not None:
+            return refusal
+        lower = name.lower()
+        if lower in seen:
+            return Refusal(Failure.INVALID_HEADER, f"The header `{lower}` is given twice, in different letter case.")
+        seen.add(lower)
+        if lower == "accept-encoding":
+            continue
+        encoded = lower.encode("ascii")
+        for each in (value,) if isinstance(value, str) else value:
+            checked = field_value(each)
+            if checked is None:
+                return Refusal(
+                    Failure.INVALID_HEADER,
+                    f"The value of `{lower}` holds a control character or one above U+00FF.",
+                )
+            pairs.append((encoded, checked))
+        if not isinstance(value, str) and not value:
+            pairs.append((encoded, REMOVED))
+    return tuple(pairs)
+
+
+REMOVED = b"\x00"
+"""Stands for a header that an item sets to an empty list: the inherited one is left out. No value can hold a NUL."""
+
+
+def field_value(text: str) -> bytes | None:
+    """A field value as bytes, without blanks around it; None if it holds what no value may."""
+    if _NOT_IN_VALUE.search(text):
+        return None
+    try:
+        return text.encode("latin-1").strip(b" \t")
+    except UnicodeEncodeError:
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _name_refusal(name: str) -> Refusal | None:
+    if len(name) > 256 or _TOKEN.fullmatch(name) is None:
+        return Refusal(Failure.INVALID_HEADER, "A header name is a token of at most 256 characters.")
+    plain = normalised(name)
+    if plain in _NEVER_SET or plain in _HOP_BY_HOP_TEXT or plain.startswith(_NEVER_SET_PREFIXES):
+        return Refusal(Failure.HEADER_REFUSED, f"An item may not set `{name.lower()}`.")
+    return None
+
+
+def normalised(name: str) -> str:
+    """A name as CGI and WSGI see it, where `X_Real_IP` and `X-Real-IP` are one."""
+    return name.lower().replace("_", "-")
+
+
+def refused_by_setting(headers: Headers, protected: Collection[str]) -> str | None:
+    """The first of an item's headers that is `protected`, if any; names are compared as `normalised`."""
+    for name, _ in headers:
+        text = name.decode("ascii")
+        if normalised(text) in protected:
+            return text
+    return None
+
+
+def merged(from_caller: Headers, from_item: Headers) -> list[tuple[bytes, bytes]]:
+    """The effective headers of an item: its own replace the inherited ones name by name."""
+    if not from_item:
+        return list(from_caller)
+    names = {name for name, _ in from_item}
+    effective = [pair for pair in from_caller if pair[0] not in names]
+    effective += [pair for pair in from_item if pair[1] is not REMOVED and pair[1] != REMOVED]
+    return effective
+
+
+def is_token(text: str) -> bool:
+    return _TOKEN.fullmatch(text) is not None
+
+
+def of_answer(headers: Iterable[tuple[bytes, bytes]], *, keep_length: bool) -> tuple[Headers, int | None]:
+    """The headers of an answer that concern its reader, in lower case, and the length that it declares.
+
+    Left out are the hop-by-hop ones and, unless it is kept, `Content-Length`.
+    """
+    kept: list[tuple[bytes, bytes]] = []
+    length: int | None = None
+    listed: set[bytes] | None = None
+    for name, value in headers:
+        name, value = bytes(name).lower(), bytes(value)
+        if name == b"content-length":
+            length = int(value) if value.isdigit() else None
+            if not keep_length:
+                continue
+        elif name in HOP_BY_HOP:
+            if name == b"connection":
+                listed = (listed or set()) | connection_options(((name, value),))
+            continue
+        kept.append((name, value))
+    if listed:
+        kept = [pair for pair in kept if pair[0] not in listed]
+    return tuple(kept), length

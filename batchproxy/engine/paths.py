@@ -1,0 +1,191 @@
+"""The canonical path: the only place that judges one.
+
+An item's path is read once, into the bytes that go to the target, or refused. Whoever decides by path (policy, caps,
+the nested-batch check) compares the two `readings` of those bytes, for servers and frameworks decode before they
+route, and not all of them split first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TypeAlias
+from urllib.parse import quote, unquote, unquote_to_bytes
+
+import msgspec
+
+from .errors import Failure
+from .model import Refusal
+
+Segments: TypeAlias = tuple[str, ...]
+Scalar: TypeAlias = str | int | float | bool | None
+
+# Nearly every path is made of these alone and needs no second look, if no segment is empty or begins with a dot.
+_PLAIN = re.compile(r"/(?![/\\])[A-Za-z0-9\-._~!$&'()*+,;=:@/?\[\]]*")
+# What a browser percent-encodes in a path (WHATWG URL, path percent-encode set; RFC 3987, section 3.1).
+_TO_ENCODE = re.compile(r"[^\x21-\x7e]+|[\"<>^`{|}]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_BROKEN_TRIPLET = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_SEPARATORS = re.compile(r"[/\\]")
+# Overlong UTF-8 for `.`, `/` and `\`, which strict decoders refuse and old ones accept.
+_OVERLONG = ((b"\xc0\xae", b"."), (b"\xc0\xaf", b"/"), (b"\xc1\x9c", b"\\"))
+_SEVERAL_ENCODINGS = 3
+
+
+def canonical(text: str, *, allow_empty_segments: bool = False) -> tuple[bytes, bytes] | Refusal:
+    """Path and query of an origin-form target (RFC 9112, section 3.2.1) as bytes, or why it is refused."""
+    path, _, query = text.partition("?")
+    if _PLAIN.fullmatch(text) is None or "/." in path or "//" in path:
+        fault = _fault(text, path, allow_empty_segments)
+        if fault is not None:
+            return Refusal(Failure.INVALID_PATH, fault)
+        path, query = _encoded(path), _encoded(query)
+    return path.encode("ascii"), query.encode("ascii")
+
+
+def _fault(text: str, path: str, allow_empty_segments: bool) -> str | None:
+    if not path.startswith("/"):
+        return "A path begins with one `/`; an absolute URL is not accepted."
+    if path[1:2] in ("/", "\\"):
+        return "A path begins with one `/`, not followed by `/` or `\\`."
+    if _CONTROL.search(text):
+        return "A path holds no control characters."
+    if "\\" in text:
+        return "A path holds no `\\`; write `%5C` for a literal one."
+    if "#" in text:
+        return "A path holds no `#`; write `%23` for a literal one."
+    if _BROKEN_TRIPLET.search(text):
+        return "Each `%` is followed by two hexadecimal digits; write `%25` for a literal one."
+    if "%00" in text:
+        return "A path holds no `%00`."
+    if not allow_empty_segments and "//" in path:
+        return "A path holds no empty segment (`//`)."
+    if _has_dot_segment(path):
+        return "A path holds no `.` or `..` segment, plain or encoded."
+    return None
+
+
+def _has_dot_segment(path: str) -> bool:
+    for _ in range(_SEVERAL_ENCODINGS):
+        # `..;x` is a dot segment to servers that cut off path parameters first.
+        if any(segment.partition(";")[0] in (".", "..") for segment in _SEPARATORS.split(path)):
+            return True
+        if "%" not in path:
+            return False
+        decoded = unquote_to_bytes(path)
+        for overlong, plain in _OVERLONG:
+            decoded = decoded.replace(overlong, plain)
+        path = decoded.decode("latin-1")
+    return any(segment.partition(";")[0] in (".", "..") for segment in _SEPARATORS.split(path))
+
+
+def _encoded(text: str) -> str:
+    return _TO_ENCODE.sub(lambda match: quote(match[0], safe=""), text)
+
+
+def component(value: str) -> str:
+    """One segment or one query name or value: all but unreserved characters encoded (RFC 3986, section 2.3)."""
+    return quote(value, safe="-._~")
+
+
+def query_string(members: Mapping[str, Scalar | Sequence[Scalar]]) -> str:
+    """`name=value` pairs joined by `&`; a list gives its name once for each value."""
+    pairs = []
+    for name, value in members.items():
+        values = value if isinstance(value, list | tuple) else (value,)
+        pairs += [f"{component(name)}={component(scalar_text(each))}" for each in values]
+    return "&".join(pairs)
+
+
+def with_query(target: str, query: str) -> str:
+    """The target with more query behind its own."""
+    path, mark, own_query = target.partition("?")
+    joined = joined_queries(own_query, query)
+    return f"{path}?{joined}" if mark or joined else path
+
+
+def joined_queries(first: str, second: str) -> str:
+    return f"{first}&{second}" if first and second and not first.endswith("&") else first + second
+
+
+def scalar_text(value: Scalar) -> str:
+    """A scalar as it is written in JSON; a string without its quotes; null as nothing."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else msgspec.json.encode(value).decode("ascii")
+
+
+def readings(path: bytes) -> tuple[Segments, Segments]:
+    """The segments of a canonical path, decoded after splitting, and decoded before splitting."""
+    text = path[1:].decode("ascii")
+    split = text.split("/")
+    if "%" not in text:
+        plain = tuple(split)
+        return plain, plain
+    return tuple(unquote(segment) for segment in split), tuple(unquote(text).split("/"))
+
+
+def decoded(path: bytes) -> str:
+    """The path as ASGI servers put it into `scope["path"]`."""
+    text = path.decode("ascii")
+    return unquote(text) if "%" in text else text
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """`[METHOD ]/seg/*/seg`: which items a setting speaks of.
+
+    `*` stands for any characters inside one segment; a final `/**` for this path and everything below it.
+    """
+
+    method: str | None
+    segments: Segments
+    below: bool
+
+    def matches(self, method: str, segments: Segments) -> bool:
+        own = self.segments
+        if self.method is not None and self.method != method:
+            return False
+        if len(segments) < len(own) or (len(segments) > len(own) and not self.below):
+            return False
+        return all(map(_segment_matches, own, segments))
+
+
+@lru_cache(maxsize=4096)
+def _segment_matches(pattern: str, segment: str) -> bool:
+    if pattern == "*":
+        return segment != ""
+    first, *rest = pattern.split("*")
+    if not rest:
+        return pattern == segment
+    *middle, last = rest
+    if len(segment) < len(first) + len(last) or not segment.startswith(first) or not segment.endswith(last):
+        return False
+    position, end = len(first), len(segment) - len(last)
+    for part in middle:
+        found = segment.find(part, position, end)
+        if found < 0:
+            return False
+        position = found + len(part)
+    return True
+
+
+def rule(text: str, methods: frozenset[str]) -> Rule:
+    """Reads a rule. Raises `ValueError` with what was expected."""
+    method, blank, pattern = text.rpartition(" ")
+    if blank and method not in methods:
+        raise ValueError(f"expected a method ({', '.join(sorted(methods))}) before the path of {text!r}")
+    if not pattern.startswith("/") or "//" in pattern:
+        raise ValueError(f"expected `[METHOD ]/path` with `*` or a final `/**`, not {text!r}")
+    below = pattern.endswith("/**")
+    if below:
+        pattern = pattern[:-3] or "/"
+    if "**" in pattern or "?" in pattern or "#" in pattern:
+        raise ValueError(f"expected `**` only at the end, and no query, in {text!r}")
+    segments = tuple(unquote(segment) for segment in pattern[1:].split("/"))
+    return Rule(method or None, () if below and segments == ("",) else segments, below)
+
+
+def without_trailing_slash(segments: Segments) -> Segments:
+    """Several frameworks route `/a/` as `/a`; whoever refuses must not be evaded by it."""
+    return segments[:-1] if len(segments) > 1 and segments[-1] == "" else segments

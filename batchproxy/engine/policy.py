@@ -1,0 +1,264 @@
+"""The built-in guard: which items may run, and how much of everything.
+
+`Limits` and `Policy` are settings that check themselves when they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from .errors import Failure, SettingError
+from .headers import is_token, normalised, refused_by_setting
+from .in_flight import InFlight
+from .model import Batch, Caller, Execution, Item, Refusal
+from .paths import Rule, canonical, readings, rule, without_trailing_slash
+
+KiB, MiB = 1024, 1024 * 1024
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _count(default: int, *, least: int = 1) -> Any:
+    return field(default=default, metadata={"type": int, "least": least, "unit": "an integer"})
+
+
+def _seconds(default: float) -> Any:
+    return field(default=default, metadata={"type": (int, float), "least": 0.001, "unit": "a number of seconds"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much of everything. Sizes are in bytes, times in seconds. Raises `SettingError`."""
+
+    max_items: int = _count(100)
+    max_batch_bytes: int = _count(8 * MiB)
+    max_item_bytes: int = _count(4 * MiB)
+    max_response_bytes: int = _count(8 * MiB)
+    max_total_response_bytes: int = _count(32 * MiB)
+    max_path_bytes: int = _count(8 * KiB)
+    max_headers: int = _count(64, least=0)
+    max_header_bytes: int = _count(16 * KiB, least=0)
+    max_depth: int = _count(128)
+    max_vars: int = _count(16, least=0)
+    max_var_bytes: int = _count(8 * KiB)
+    max_dependency_depth: int = _count(32)
+    concurrency: int = _count(16)
+    item_timeout: float = _seconds(15)
+    batch_timeout: float = _seconds(30)
+    read_timeout: float = _seconds(10)
+    read_total_timeout: float = _seconds(60)
+    write_timeout: float = _seconds(30)
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if "least" in each.metadata:
+                self._check_number(each.name, each.metadata)
+
+    def _check_number(self, name: str, metadata: Mapping[str, Any]) -> None:
+        value, least, unit = getattr(self, name), metadata["least"], metadata["unit"]
+        finite = isinstance(value, metadata["type"]) and not isinstance(value, bool) and value < float("inf")
+        if not finite or not value >= least:
+            raise SettingError(name, value, f"expected {unit} of at least {least}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy(Limits):
+    """Which items may run. `allow` and `deny` are `[METHOD ]/path` rules; deny wins. Raises `SettingError`.
+
+    `max_per_batch` maps a rule to how many items of one batch may match it. `base_path` is put before every item path.
+    """
+
+    base_path: str = ""
+    methods: Collection[str] = METHODS
+    allow: Sequence[str] | None = None
+    deny: Sequence[str] = ()
+    max_per_batch: Mapping[str, int] = field(default_factory=dict)
+    protected_headers: Collection[str] = ()
+    allow_empty_segments: bool = False
+    execution: Execution = Execution.PARALLEL
+    in_flight: InFlight | None = None
+    """None for the one that the middleware makes, and shares between its endpoints."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_base_path()
+        self._check_names()
+        if not isinstance(self.in_flight, InFlight | None):
+            raise SettingError("in_flight", self.in_flight, "expected an InFlight(limit, queue=…) object")
+        try:
+            object.__setattr__(self, "execution", Execution(self.execution))
+        except ValueError:
+            raise SettingError("execution", self.execution, f"expected one of {', '.join(Execution)}") from None
+        # The rules are read now, so that a wrong one stops the start.
+        _ = self.allow_rules, self.deny_rules, self.caps
+
+    def _check_base_path(self) -> None:
+        expected = "expected a path such as `/api`, without a `/` at its end, or an empty string"
+        if not isinstance(self.base_path, str):
+            raise SettingError("base_path", self.base_path, expected)
+        if self.base_path == "":
+            return
+        read = canonical(self.base_path)
+        if isinstance(read, Refusal) or read[1] or "?" in self.base_path or self.base_path.endswith("/"):
+            raise SettingError("base_path", self.base_path, expected)
+
+    def _check_names(self) -> None:
+        for name in strings("methods", self.methods):
+            if name not in METHODS:
+                raise SettingError("methods", self.methods, f"expected some of {', '.join(sorted(METHODS))}")
+        if not self.methods:
+            raise SettingError("methods", self.methods, "expected at least one method")
+        for name in strings("protected_headers", self.protected_headers):
+            if not is_token(name):
+                raise SettingError("protected_headers", self.protected_headers, "expected names of headers")
+        if not isinstance(self.allow_empty_segments, bool):
+            raise SettingError("allow_empty_segments", self.allow_empty_segments, "expected True or False")
+
+    @cached_property
+    def allow_rules(self) -> tuple[Rule, ...] | None:
+        return None if self.allow is None else tuple(_rules("allow", self.allow))
+
+    @cached_property
+    def deny_rules(self) -> tuple[Rule, ...]:
+        return tuple(_rules("deny", self.deny))
+
+    @cached_property
+    def caps(self) -> tuple[tuple[Rule, int], ...]:
+        given = self.max_per_batch
+        if not isinstance(given, Mapping):
+            raise SettingError("max_per_batch", given, 'expected a mapping such as {"POST /login": 1}')
+        for text, most in given.items():
+            if isinstance(most, bool) or not isinstance(most, int) or most < 0:
+                raise SettingError("max_per_batch", given, f"expected an integer of at least 0 for {text!r}")
+        return tuple(zip(_rules("max_per_batch", given), given.values(), strict=True))
+
+    @cached_property
+    def protected(self) -> frozenset[str]:
+        return frozenset(map(normalised, self.protected_headers))
+
+
+def strings(setting: str, value: object) -> Iterator[str]:
+    """The members of a setting that is a collection of strings. Raises `SettingError` for anything else."""
+    if isinstance(value, str | bytes) or not isinstance(value, Collection):
+        raise SettingError(setting, value, "expected a list of strings")
+    for each in value:
+        if not isinstance(each, str):
+            raise SettingError(setting, value, "expected a list of strings")
+        yield each
+
+
+def _rules(setting: str, value: object) -> Iterator[Rule]:
+    for text in strings(setting, value):
+        try:
+            yield rule(text, METHODS)
+        except ValueError as fault:
+            raise SettingError(setting, value, str(fault)) from None
+
+
+class Judge:
+    """The policy at work on one batch: says of each item why it may not run, if so, and counts for the caps.
+
+    `endpoints` are the full paths of the batch endpoints, which no item may reach.
+    """
+
+    __slots__ = ("_caller", "_counts", "_endpoints", "_policy", "_rules_judge_paths")
+
+    def __init__(self, policy: Policy, caller: Caller, endpoints: Collection[str]) -> None:
+        self._policy = policy
+        self._caller = caller
+        self._endpoints = [tuple(path[1:].split("/")) for path in endpoints]
+        self._counts = [0] * len(policy.caps)
+        self._rules_judge_paths = bool(policy.deny_rules or policy.caps or policy.allow_rules is not None)
+
+    def batch(self, batch: Batch) -> Batch:
+        """The batch with the items refused that the policy refuses."""
+        refused = dict(batch.refused)
+        for item in batch.items:
+            if item.index not in refused:
+                refusal = self.item(item)
+                if refusal is not None:
+                    refused[item.index] = refusal
+        return msgspec.structs.replace(batch, refused=refused) if refused else batch
+
+    def item(self, item: Item) -> Refusal | None:
+        """Why an item may not run; an item that still waits for values is judged again when it has them."""
+        policy = self._policy
+        if item.method not in policy.methods:
+            return Refusal(Failure.METHOD_REFUSED, f"Allowed here: {', '.join(sorted(policy.methods))}.")
+        if len(item.body) > policy.max_item_bytes:
+            return Refusal(
+                Failure.BODY_TOO_LARGE,
+                f"The body has {len(item.body)} bytes; the limit is {policy.max_item_bytes}.",
+            )
+        if item.headers:
+            refusal = self._headers(item)
+            if refusal is not None:
+                return refusal
+        return self._path(item) if item.template is None else None
+
+    def _headers(self, item: Item) -> Refusal | None:
+        policy, headers = self._policy, item.headers
+        size = sum(len(name) + len(value) for name, value in headers)
+        if len(headers) > policy.max_headers or size > policy.max_header_bytes:
+            return Refusal(
+                Failure.HEADERS_TOO_LARGE,
+                f"The item has {len(headers)} headers of {size} bytes; the limits are {policy.max_headers}"
+                f" and {policy.max_header_bytes}.",
+            )
+        protected = refused_by_setting(headers, policy.protected) if policy.protected else None
+        if protected is not None:
+            return Refusal(Failure.HEADER_REFUSED, f"An item may not set `{protected}` here.")
+        if self._caller.browser and any(name == b"cookie" for name, _ in headers):
+            return Refusal(Failure.HEADER_REFUSED, "An item of a batch from a browser page may not set `cookie`.")
+        return None
+
+    def _path(self, item: Item) -> Refusal | None:
+        length = len(item.path) + len(item.query)
+        if length > self._policy.max_path_bytes:
+            return Refusal(
+                Failure.PATH_TOO_LONG,
+                f"Path and query have {length} bytes; the limit is {self._policy.max_path_bytes}.",
+            )
+        mount = self._caller.mount
+        first, second = readings(item.path)
+        if mount and not _is_below(first, mount) & _is_below(second, mount):
+            return Refusal(Failure.INVALID_PATH, f"The app is mounted at `{mount}`; the path lies outside of it.")
+        bare = without_trailing_slash(first), without_trailing_slash(second)
+        if bare[0] in self._endpoints or bare[1] in self._endpoints:
+            return Refusal(Failure.NESTED_BATCH, "An item may not be a batch.")
+        if not self._rules_judge_paths:
+            return None
+        if not self._permitted(item.method, (first, second), bare):
+            return Refusal(Failure.FORBIDDEN, "The policy of this endpoint does not permit the item.")
+        return self._cap(item.method, bare)
+
+    def _permitted(self, method: str, exact: tuple[Any, Any], bare: tuple[Any, Any]) -> bool:
+        policy = self._policy
+        if any(rule.matches(method, reading) for rule in policy.deny_rules for reading in bare):
+            return False
+        rules = policy.allow_rules
+        return rules is None or all(any(rule.matches(method, reading) for rule in rules) for reading in exact)
+
+    def _cap(self, method: str, bare: tuple[Any, Any]) -> Refusal | None:
+        matching = [
+            position
+            for position, (rule, _) in enumerate(self._policy.caps)
+            if any(rule.matches(method, reading) for reading in bare)
+        ]
+        for position in matching:
+            most = self._policy.caps[position][1]
+            if self._counts[position] >= most:
+                return Refusal(Failure.TOO_MANY_FOR_ROUTE, f"One batch may hold {most} such items.")
+        for position in matching:
+            self._counts[position] += 1
+        return None
+
+
+def _is_below(segments: Sequence[str], mount: str) -> bool:
+    prefix = mount[1:].split("/")
+    return list(segments[: len(prefix)]) == prefix

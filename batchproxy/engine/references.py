@@ -1,0 +1,243 @@
+"""Values out of earlier answers, put into an item just before it starts.
+
+A value is found by JSON Pointer (RFC 6901): linear, one result, nothing to exploit. It is put in by the kind of the
+place: one encoded segment or query value in a path (RFC 6570, simple expansion), text in a header, a JSON value in a
+JSON body. What comes out is judged as a fresh item is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+import msgspec
+
+from .bodies import as_json
+from .errors import Failure
+from .headers import REMOVED, field_value
+from .model import Caller, Headers, Item, Refusal, Result, Template
+from .paths import canonical, component, with_query
+from .policy import KiB, Policy
+
+NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.\-]{1,64})\}")
+MAX_TEMPLATE_BYTES = 256 * KiB
+"""The largest JSON body in which values are put."""
+MAX_EXPANDED_BYTES = 1024 * KiB
+"""How much the values may add to one path, one header or one string of a body."""
+
+_STRING_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"(?P<key>[ \t\r\n]*:)?')
+_ARRAY_INDEX = re.compile(r"0|[1-9][0-9]{0,9}")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Unusable(Exception):
+    """A value is missing, of the wrong kind, or too large; the text says which and why, without the value."""
+
+
+def pointer(text: str) -> tuple[str, ...]:
+    """The tokens of a JSON Pointer. Raises `ValueError`."""
+    if text and not text.startswith("/"):
+        raise ValueError("a JSON Pointer is empty or begins with `/`")
+    if re.search(r"~(?![01])", text):
+        raise ValueError("in a JSON Pointer `~` is followed by 0 or 1")
+    return tuple(token.replace("~1", "/").replace("~0", "~") for token in text.split("/")[1:])
+
+
+def placeholders_of_body(body: bytes) -> set[str]:
+    """The names in braces that stand in the strings of a JSON body, its keys left out."""
+    found: set[str] = set()
+    for match in _STRING_TOKEN.finditer(body):
+        text = _text_of(match)
+        if text is not None:
+            found.update(PLACEHOLDER.findall(text))
+    return found
+
+
+def complete(item: Item, answers: Mapping[int, Result], caller: Caller, policy: Policy) -> Item | Refusal:
+    """The item with its values put in, its path canonical; or why it cannot be sent. Not yet judged by the policy."""
+    template = item.template
+    if template is None:
+        return item
+    try:
+        values = _values(template, answers, policy)
+        base, target = _target(template.target, values, caller, policy)
+        headers = _headers(item.headers, values)
+        body = _body(item.body, values, policy.max_item_bytes) if template.json_body else item.body
+    except Unusable as fault:
+        return Refusal(Failure.REFERENCE_FAILED, str(fault))
+    read = canonical(target, allow_empty_segments=policy.allow_empty_segments)
+    if isinstance(read, Refusal):
+        return read
+    path = base.encode("ascii") + read[0]
+    if policy.base_path and not _lies_under(path, policy.base_path):
+        return Refusal(Failure.INVALID_PATH, f"The path lies outside of `{policy.base_path}`.")
+    return msgspec.structs.replace(item, path=path, query=read[1], headers=headers, body=body, template=None)
+
+
+# The value that a pointer finds
+
+
+def _values(template: Template, answers: Mapping[int, Result], policy: Policy) -> dict[str, bytes]:
+    """Each name's value, as the bytes of a JSON value."""
+    values: dict[str, bytes] = {}
+    documents: dict[tuple[int, bool], bytes] = {}
+    for reference in template.references:
+        source, tokens = reference.source, reference.pointer
+        in_body = tokens[:1] == ("body",)
+        key = (source, in_body)
+        if key not in documents:
+            result = answers[source]
+            documents[key] = _body_of(result, policy) if in_body else _head_of(result, reference.source_id)
+        value = _find(documents[key], tokens[1:] if in_body else tokens)
+        if value is None:
+            raise Unusable(f"The answer has no value for `{reference.name}`.")
+        if len(value) > policy.max_var_bytes:
+            raise Unusable(
+                f"The value for `{reference.name}` has {len(value)} bytes; {policy.max_var_bytes} are allowed."
+            )
+        values[reference.name] = value
+    return values
+
+
+def _head_of(result: Result, id: str) -> bytes:
+    headers: dict[str, str | list[str]] = {}
+    for name, value in result.headers:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        known = headers.get(key)
+        if known is None:
+            headers[key] = text
+        else:
+            headers[key] = [*known, text] if isinstance(known, list) else [known, text]
+    return _encode({"id": id, "status": result.status, "headers": headers})
+
+
+def _body_of(result: Result, policy: Policy) -> bytes:
+    """The body as the answer shows it; nothing where it shows none."""
+    if not result.body:
+        return b""
+    fields = dict(result.headers)
+    is_encoded = fields.get(b"content-encoding", b"identity").lower() != b"identity"
+    return as_json(fields.get(b"content-type"), is_encoded, result.body, policy.max_depth)[0]
+
+
+def _find(document: bytes, tokens: tuple[str, ...]) -> bytes | None:
+    """Follows a JSON Pointer (RFC 6901, section 4) without decoding what it passes."""
+    value: bytes | None = document.strip(b" \t\r\n") or None
+    for token in tokens:
+        if value is None:
+            return None
+        if value.startswith(b"{"):
+            member = _decode_object(value).get(token)
+        elif value.startswith(b"[") and _ARRAY_INDEX.fullmatch(token):
+            members = _decode_array(value)
+            member = members[int(token)] if int(token) < len(members) else None
+        else:
+            return None
+        value = None if member is None else bytes(member).strip(b" \t\r\n")
+    return value
+
+
+def _scalar(name: str, value: bytes) -> str:
+    """The text of a string, number or boolean."""
+    if value.startswith((b"{", b"[", b"n")):
+        raise Unusable(f"The value for `{name}` is not a string, number or boolean.")
+    return str(msgspec.json.decode(value, type=str)) if value.startswith(b'"') else value.decode("ascii")
+
+
+# The places where it is put
+
+
+def _expand(text: str, values: Mapping[str, bytes], write: Callable[[str, str], str]) -> str:
+    """Replaces declared names in one pass: what a value brings in is not expanded again."""
+    if sum(len(values.get(name, b"")) for name in PLACEHOLDER.findall(text)) > MAX_EXPANDED_BYTES:
+        raise Unusable("With its values the item is larger than it may be.")
+
+    def replaced(match: re.Match[str]) -> str:
+        name = match[1]
+        return write(name, _scalar(name, values[name])) if name in values else match[0]
+
+    return PLACEHOLDER.sub(replaced, text)
+
+
+def _target(target: str, values: Mapping[str, bytes], caller: Caller, policy: Policy) -> tuple[str, str]:
+    """The base path to put before it, and the target; a whole `Location` has its base path in it."""
+    path, mark, query = target.partition("?")
+    whole = PLACEHOLDER.fullmatch(path)
+    if whole is None:
+        return policy.base_path, _expand(target, values, _encoded)
+    found = _from_own_origin(whole[1], _scalar(whole[1], values[whole[1]]), caller)
+    return "", with_query(found, _expand(query, values, _encoded)) if mark else found
+
+
+def _encoded(name: str, text: str) -> str:
+    if "/" in text or "\\" in text:
+        raise Unusable(f"The value for `{name}` has a `/` or `\\` in it.")
+    return component(text)
+
+
+def _from_own_origin(name: str, location: str, caller: Caller) -> str:
+    """A whole `Location`: origin-form as it is; absolute only with the caller's own origin, which is taken off."""
+    if location.startswith("/"):
+        return location
+    try:
+        parts = urlsplit(location)
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+        own = urlsplit(f"{caller.scheme}://{caller.host}")
+        own_port = own.port or _DEFAULT_PORTS.get(own.scheme)
+    except ValueError:
+        raise Unusable(f"The value for `{name}` is not a path.") from None
+    same = (parts.scheme, parts.hostname, port) == (own.scheme, own.hostname, own_port)
+    if not same or parts.hostname is None or "@" in parts.netloc:
+        raise Unusable(f"The value for `{name}` is neither a path nor a URL of this origin.")
+    rest = location[location.index("//") + 2 + len(parts.netloc) :]
+    return rest if rest.startswith("/") else "/" + rest
+
+
+def _headers(headers: Headers, values: Mapping[str, bytes]) -> Headers:
+    return tuple((name, _header_value(value, values)) for name, value in headers)
+
+
+def _header_value(value: bytes, values: Mapping[str, bytes]) -> bytes:
+    if b"{" not in value or value == REMOVED:
+        return value
+    checked = field_value(_expand(value.decode("latin-1"), values, lambda _, text: text))
+    if checked is None:
+        raise Unusable("A value cannot be put into a header: it holds a control character or one above U+00FF.")
+    return checked
+
+
+def _body(body: bytes, values: Mapping[str, bytes], most: int) -> bytes:
+    """The JSON body with its strings expanded; all other bytes, and the keys, stay as they are."""
+    pieces: list[bytes] = []
+    position = size = 0
+    for match in _STRING_TOKEN.finditer(body):
+        text = _text_of(match)
+        if text is None or not any(name in values for name in PLACEHOLDER.findall(text)):
+            continue
+        whole = PLACEHOLDER.fullmatch(text)
+        new = values[whole[1]] if whole is not None else _encode(_expand(text, values, lambda _, scalar: scalar))
+        pieces += (body[position : match.start()], new)
+        size += len(new)
+        position = match.end()
+        if size > most:
+            raise Unusable("With its values the body is larger than an item may be.")
+    return b"".join((*pieces, body[position:]))
+
+
+def _text_of(match: re.Match[bytes]) -> str | None:
+    """The text of a string token that may hold a name in braces; None for a key."""
+    token = match[0]
+    if match["key"] is not None or (b"{" not in token and b"\\" not in token):
+        return None
+    return str(msgspec.json.decode(token, type=str))
+
+
+def _lies_under(path: bytes, base_path: str) -> bool:
+    base = base_path.encode("ascii")
+    return path == base or path.startswith(base + b"/")

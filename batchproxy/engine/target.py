@@ -1,0 +1,317 @@
+"""Sends one item into an ASGI app of this process, as a server would.
+
+Knows: the ASGI protocol from the server's side (asgiref.readthedocs.io, HTTP connection scope 2.5). Must not know:
+order, deadlines, other items.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .errors import Failure
+from .headers import merged, of_answer
+from .model import ASGIApp, Batch, Headers, Item, Message, Result, Scope, failed
+from .paths import decoded
+
+EXTENSION = "batchproxy"
+
+# The keys of the outer scope that describe the connection; all others belong to whoever handled the outer request.
+_OF_THE_CONNECTION = ("type", "asgi", "http_version", "scheme", "client", "server", "app_root_path")
+_WITH_CONTENT = frozenset({"POST", "PUT", "PATCH"})
+
+
+class Mark(dict[str, Any]):
+    """`scope["extensions"]["batchproxy"]` of an item: `batch` (its id), `index`, `count` and `report`.
+
+    `report(failure, detail)` lets an app that stands for another server say that there was no answer to pass on.
+    It is a class of its own so that nothing else can be taken for it.
+    """
+
+
+class Entry(NamedTuple):
+    """Where items enter: an app, and the `root_path` that it is called with.
+
+    Each item gets a shallow copy of `state` as `scope["state"]`.
+    """
+
+    app: ASGIApp
+    root_path: str
+    state: dict[str, Any] | None
+
+
+class Budget:
+    """How many bytes of answers may be held at once, for all items of a batch together.
+
+    Where nothing is given back before the end (a buffered batch), going over it ends the batch: `exhausted`.
+    """
+
+    __slots__ = ("_final", "exhausted", "left", "most")
+
+    def __init__(self, most: int, *, final: bool) -> None:
+        self.most = most
+        self.left = most
+        self.exhausted = False
+        self._final = final
+
+    def overdraw(self) -> None:
+        self.exhausted = self._final
+
+
+class AppTarget:
+    """Makes the exchanges of one batch with `app`; their scopes are copies of one template."""
+
+    __slots__ = ("_batch", "_count", "_extensions", "_state", "_template", "app", "budget", "max_response_bytes")
+
+    def __init__(
+        self,
+        entry: Entry,
+        outer: Scope,
+        batch: Batch,
+        *,
+        max_response_bytes: int,
+        budget: Budget,
+    ) -> None:
+        self.app = entry.app
+        self.max_response_bytes = max_response_bytes
+        self.budget = budget
+        self._batch = batch
+        self._count = len(batch.items)
+        self._template = {key: outer[key] for key in _OF_THE_CONNECTION if key in outer}
+        self._template["root_path"] = entry.root_path
+        if entry.root_path and entry.root_path == outer.get("root_path"):
+            # Under a mount these are of the app that mounts us, for no router of ours has run.
+            if "path_params" in outer:
+                self._template["path_params"] = dict(outer["path_params"])
+            if "router" in outer:
+                self._template["router"] = outer["router"]
+        extensions = outer.get("extensions") or {}
+        self._extensions = {"tls": extensions["tls"]} if "tls" in extensions else {}
+        self._state = entry.state
+
+    def exchange(self, item: Item, ended: Callable[[Exchange, Result], None]) -> Exchange:
+        """The item's conversation with the app, not yet begun; `ended` is called once, with its result."""
+        return Exchange(item, self, ended)
+
+    def scope(self, item: Item, report: Callable[..., None]) -> dict[str, Any]:
+        """A scope that shares nothing with another item's that either could change."""
+        scope = self._template.copy()
+        headers = merged(self._batch.caller.inherited, item.headers)
+        if item.body or item.method in _WITH_CONTENT:
+            headers.append((b"content-length", b"%d" % len(item.body)))
+        scope["method"] = item.method
+        scope["path"] = decoded(item.path)
+        scope["raw_path"] = item.path
+        scope["query_string"] = item.query
+        scope["headers"] = headers
+        if self._state is not None:
+            scope["state"] = self._state.copy()
+        mark = Mark(batch=self._batch.id, index=item.index, count=self._count, report=report)
+        scope["extensions"] = {**self._extensions, EXTENSION: mark}
+        return scope
+
+
+class Exchange:
+    """One item's conversation with the app: `receive` and `send` as a server gives them, and the answer so far.
+
+    The item ends at its last body message, at a failure, or when `fail` is called from outside; whatever the app does
+    afterwards changes nothing.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_body",
+        "_broken",
+        "_chunks",
+        "_disconnected",
+        "_ended",
+        "_headers",
+        "_left",
+        "_length",
+        "_received",
+        "_reported",
+        "_size",
+        "_status",
+        "_target",
+        "begun",
+        "cancelled",
+        "deadline",
+        "done",
+        "holds_place",
+        "item",
+        "task",
+    )
+
+    def __init__(self, item: Item, target: AppTarget, ended: Callable[[Exchange, Result], None]) -> None:
+        self.item = item
+        self.task: asyncio.Task[None] | None = None
+        self.deadline = 0.0
+        self.begun = False
+        self.done = False
+        self.cancelled = False
+        self.holds_place = True
+        self._target = target
+        self._ended = ended
+        self._received = False
+        self._disconnected = False
+        self._left: asyncio.Event | None = None
+        self._answered = False
+        self._status = 0
+        self._headers: Headers = ()
+        self._length: int | None = None
+        self._body = b""
+        self._chunks: list[bytes] | None = None
+        self._size = 0
+        self._broken = False
+        self._reported: tuple[Failure, str] | None = None
+
+    def __repr__(self) -> str:
+        state = "done" if self.done else "begun" if self.begun else "new"
+        return f"Exchange({self.item.index}, {self.item.method}, {state}, status={self._status}, size={self._size})"
+
+    async def run(self) -> None:
+        """Calls the app. What the app raises goes on to the caller, after the item has ended."""
+        self.begun = True
+        target = self._target
+        try:
+            await target.app(target.scope(self.item, self.report), self.receive, self.send)
+        finally:
+            if not self.done:
+                self._unanswered()
+
+    def cancel(self) -> None:
+        """Cancels the app's task; `cancelled` tells that it was us."""
+        self.cancelled = True
+        # A task that has not begun finds its item done, and ends; cancelled, it would never get there.
+        if self.task is not None and self.begun:
+            self.task.cancel()
+
+    def disconnect(self) -> None:
+        """From now on the app's `receive` gives `http.disconnect`."""
+        self._disconnected = True
+        if self._left is not None:
+            self._left.set()
+
+    def fail(self, failure: Failure, detail: str) -> None:
+        """Ends the item without the app's answer, unless it has ended."""
+        if not self.done:
+            self._target.budget.left += self._size
+            self._end(failed(self.item.index, failure, detail))
+
+    def time_out(self, failure: Failure, detail: str) -> None:
+        """Ends the item at a deadline; a running event stream is said to be what it is. Then cancels the app."""
+        if (b"content-type", b"text/event-stream") in [(name, value[:17].lower()) for name, value in self._headers]:
+            failure = Failure.UNBATCHABLE_RESPONSE
+            detail = "The answer is an event stream, and had not ended at the deadline."
+        self.fail(failure, detail)
+        self.cancel()
+
+    def report(self, failure: Failure, detail: str = "") -> None:
+        """For an app that stands for another server: there is no answer to pass on, and this is why."""
+        self._reported = (failure, detail or f"{failure.meaning}.")
+
+    # The app's side
+
+    async def receive(self) -> Message:
+        if not self._received:
+            self._received = True
+            return {"type": "http.request", "body": self.item.body, "more_body": False}
+        if not (self.done or self._disconnected):
+            if self._left is None:
+                self._left = asyncio.Event()
+            await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if self.done:
+            self._refuse_late(kind)
+        elif kind == "http.response.body" and self._status:
+            self._take_body(message)
+        elif kind == "http.response.start" and not self._status:
+            self._start(message)
+        else:
+            self._broken = True
+            expected = "http.response.body" if self._status else "http.response.start"
+            raise RuntimeError(f"Expected ASGI message {expected!r}, but got {kind!r}.")
+
+    def _refuse_late(self, kind: str) -> None:
+        if self._answered:
+            raise RuntimeError(f"Unexpected ASGI message {kind!r} sent, after the response was completed.")
+        # As the ASGI specification has it since 2.4; it also ends an app that would send for ever.
+        raise OSError("The item has ended; nobody reads its answer any more.")
+
+    def _start(self, message: Message) -> None:
+        status = message["status"]
+        if status == 101:
+            self.fail(Failure.UNBATCHABLE_RESPONSE, "The answer changes to another protocol.")
+            return
+        if not isinstance(status, int) or not 200 <= status <= 599:
+            self.fail(Failure.BAD_RESPONSE, "The status of the answer is not between 200 and 599.")
+            return
+        self._headers, self._length = of_answer(message.get("headers", ()), keep_length=self.item.method == "HEAD")
+        self._status = int(status)
+
+    def _take_body(self, message: Message) -> None:
+        chunk = message.get("body", b"")
+        if chunk and not self._has_no_body():
+            if not self._may_hold(len(chunk)):
+                return
+            if message.get("more_body", False):
+                # A body of one chunk is the rule, and needs no list.
+                if self._chunks is None:
+                    self._chunks = []
+                self._chunks.append(bytes(chunk))
+                return
+            self._body = chunk if type(chunk) is bytes else bytes(chunk)
+        if not message.get("more_body", False):
+            self._complete()
+
+    def _has_no_body(self) -> bool:
+        return self.item.method == "HEAD" or self._status in (204, 304)
+
+    def _may_hold(self, size: int) -> bool:
+        self._size += size
+        budget = self._target.budget
+        budget.left -= size
+        if self._length is not None and self._size > self._length:
+            self._broken = True
+            raise RuntimeError("Response content longer than Content-Length.")
+        if self._size > self._target.max_response_bytes:
+            detail = f"The body of the answer is larger than {self._target.max_response_bytes} bytes."
+            self.fail(Failure.RESPONSE_TOO_LARGE, detail)
+            return False
+        if budget.left < 0:
+            budget.overdraw()
+            self.fail(Failure.RESPONSE_TOO_LARGE, f"All answers together are larger than {budget.most} bytes.")
+            return False
+        return True
+
+    def _complete(self) -> None:
+        if self._reported is not None:
+            self.fail(*self._reported)
+        elif self._length is not None and self._length != self._size and not self._has_no_body():
+            detail = f"The answer declared {self._length} bytes and had {self._size}."
+            self.fail(Failure.TRUNCATED, detail)
+        else:
+            self._answered = True
+            if self._chunks is not None:
+                self._body = b"".join((*self._chunks, self._body))
+            self._end(Result(self.item.index, self._status, self._headers, self._body))
+
+    def _unanswered(self) -> None:
+        """The app is through, and has not answered: it never will."""
+        if self._reported is not None:
+            self.fail(*self._reported)
+        elif self._status and not self._broken:
+            self.fail(Failure.TRUNCATED, "The application ended before its answer was complete.")
+        else:
+            self.fail(Failure.APP_ERROR, "The application ended without an answer.")
+
+    def _end(self, result: Result) -> None:
+        self.done = True
+        self._chunks = None
+        if self._left is not None:
+            self._left.set()
+        self._ended(self, result)

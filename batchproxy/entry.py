@@ -1,0 +1,44 @@
+"""Where an item enters: at the outermost app that is known, so that it passes all that a lone request passes.
+
+Starlette and FastAPI put themselves into `scope["app"]`. A middleware of such an app is passed again by the item, and
+lets it through by its mark; whatever was added outside of ours is passed too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .engine.model import ASGIApp, Scope
+from .engine.target import Entry
+
+
+def entry(scope: Scope, middleware: object, wrapped: ASGIApp, lifespan_state: dict[str, Any] | None) -> Entry:
+    """Where items of a batch that came to this middleware enter."""
+    root_path = scope.get("root_path", "")
+    app = scope.get("app")
+    if app is not None and (not hasattr(app, "middleware_stack") or _holds(app.middleware_stack, middleware)):
+        # What the layers between have put into the state is theirs to put there again, for each item.
+        return Entry(app, root_path, lifespan_state)
+    if app is not None and _mounts(app, middleware):
+        return Entry(app, scope.get("app_root_path", ""), lifespan_state)
+    return Entry(wrapped, root_path, scope.get("state"))
+
+
+def mount_of(scope: Scope) -> str:
+    """The prefix of the path under which we are mounted, if the server or framework leaves it in the path."""
+    root_path: str = scope.get("root_path", "").rstrip("/")
+    path: str = scope["path"]
+    return root_path if root_path and path.startswith(root_path + "/") else ""
+
+
+def _holds(layer: object, middleware: object) -> bool:
+    """Whether the middleware is one of an app's layers, each of which has the next as `app`."""
+    while layer is not None:
+        if layer is middleware:
+            return True
+        layer = getattr(layer, "app", None)
+    return False
+
+
+def _mounts(app: object, middleware: object) -> bool:
+    return any(_holds(getattr(route, "app", None), middleware) for route in getattr(app, "routes", ()))

@@ -1,0 +1,138 @@
+"""`BatchMiddleware`: our paths, else the app, untouched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any
+
+from . import answer, openapi
+from .endpoint import Endpoint, Visit
+from .engine.errors import Failure, SettingError
+from .engine.execute import Run
+from .engine.in_flight import InFlight
+from .engine.model import ASGIApp, Receive, Scope, Send
+from .engine.target import EXTENSION, Mark
+from .entry import entry, mount_of
+
+
+class BatchMiddleware:
+    """Gives an ASGI app a batch endpoint; everything else passes through.
+
+    `settings` are those of one `Endpoint`; give `endpoints` for several. A wrong setting stops the start of the app:
+    it is reported as `lifespan.startup.failed`, for some frameworks make their middleware so late that an exception
+    would be lost.
+    """
+
+    def __init__(
+        self, app: ASGIApp, /, path: str = "/batch", *, endpoints: Sequence[Endpoint] | None = None, **settings: Any
+    ) -> None:
+        self.app = app
+        self._error: SettingError | None = None
+        self._endpoints: dict[str, Endpoint] = {}
+        self._in_flight = InFlight()
+        self._running: set[Run] = set()
+        self._lifespan_state: dict[str, Any] | None = None
+        try:
+            self._endpoints = _endpoints(path, endpoints, settings)
+        except SettingError as error:
+            self._error = error
+            return
+        # Where the app is not wrapped itself, it shows in the first scope.
+        self._is_published = openapi.publish(app, list(self._endpoints.values()))
+
+    def __repr__(self) -> str:
+        return f"BatchMiddleware({', '.join(self._endpoints)})"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._error is not None:
+            await _fail(self._error, scope, receive, send)
+            return
+        kind = scope["type"]
+        if kind == "lifespan":
+            self._lifespan_state = scope.get("state")
+        if not self._is_published and "app" in scope:
+            openapi.publish(scope["app"], list(self._endpoints.values()))
+            self._is_published = True
+        if kind != "http":
+            await self.app(scope, receive, send)
+            return
+        mark = scope["extensions"].get(EXTENSION) if scope.get("extensions") else None
+        endpoint = self._endpoint_at(scope)
+        if mark is not None:
+            if isinstance(mark, Mark):
+                if endpoint is not None and scope["method"] == "POST":
+                    await _refuse_nested(mark, send)
+                    return
+                endpoint = None
+            else:
+                scope = {**scope, "extensions": {k: v for k, v in scope["extensions"].items() if k != EXTENSION}}
+        if endpoint is None:
+            await self.app(scope, receive, send)
+            return
+        mount = mount_of(scope)
+        visit = Visit(
+            endpoint,
+            scope,
+            receive,
+            send,
+            wrapped=self.app,
+            entry=entry(scope, self, self.app, self._lifespan_state),
+            mount=mount,
+            endpoints=[mount + path for path in self._endpoints],
+            in_flight=endpoint.in_flight or self._in_flight,
+            running=self._running,
+        )
+        await visit.serve()
+
+    def drain(self, grace: float) -> None:
+        """At shutdown: moves the deadline of every running batch to `grace` seconds from now, unless it is earlier."""
+        if self._running:
+            deadline = asyncio.get_running_loop().time() + grace
+            for run in list(self._running):
+                run.hasten(deadline)
+
+    def _endpoint_at(self, scope: Scope) -> Endpoint | None:
+        path = scope["path"]
+        if scope.get("root_path"):
+            path = path[len(mount_of(scope)) :]
+        return self._endpoints.get(path)
+
+
+def _endpoints(path: str, given: Sequence[Endpoint] | None, settings: dict[str, Any]) -> dict[str, Endpoint]:
+    known = [each.name for each in fields(Endpoint)]
+    for name in settings:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(known))}"
+            raise SettingError(name, settings[name], f"there is no such setting; {hint}")
+    if given is None:
+        return {path: Endpoint(path=path, **settings)}
+    if settings or path != "/batch":
+        raise SettingError("endpoints", given, "expected no other settings beside it: each Endpoint has its own")
+    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+        raise SettingError("endpoints", given, "expected a list of Endpoint objects")
+    found: dict[str, Endpoint] = {}
+    for endpoint in given:
+        if not isinstance(endpoint, Endpoint):
+            raise SettingError("endpoints", endpoint, "expected an Endpoint object")
+        if endpoint.path in found:
+            raise SettingError("endpoints", endpoint.path, "expected a different path for each endpoint")
+        found[endpoint.path] = endpoint
+    return found
+
+
+async def _fail(error: SettingError, scope: Scope, receive: Receive, send: Send) -> None:
+    """The start fails with the setting's error; a server that never asks gets it with every request."""
+    if scope["type"] != "lifespan":
+        raise error
+    while (await receive())["type"] != "lifespan.startup":
+        pass
+    await send({"type": "lifespan.startup.failed", "message": str(error)})
+
+
+async def _refuse_nested(mark: Mark, send: Send) -> None:
+    mark["report"](Failure.NESTED_BATCH, "An item may not be a batch.")
+    await answer.whole(send, Failure.NESTED_BATCH.status, b"text/plain", b"", (), head=False)

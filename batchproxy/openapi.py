@@ -1,0 +1,67 @@
+"""The endpoints in a FastAPI app's own OpenAPI document, and so in its `/docs`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .endpoint import Endpoint
+
+
+def publish(app: Any, endpoints: Sequence[Endpoint]) -> bool:
+    """Adds the endpoints to what `app.openapi()` returns; says whether the app has such a method."""
+    made: Callable[[], dict[str, Any]] | None = getattr(app, "openapi", None)
+    if not callable(made) or not hasattr(app, "openapi_schema"):
+        return False
+
+    def openapi() -> dict[str, Any]:
+        document = made()
+        paths = document.setdefault("paths", {})
+        for endpoint in endpoints:
+            paths.setdefault(endpoint.path, {"post": _operation(endpoint)})
+        return document
+
+    app.openapi = openapi
+    return True
+
+
+def _operation(endpoint: Endpoint) -> dict[str, Any]:
+    dialect = endpoint.dialect
+    schema = dialect.schema(endpoint)
+    problem = {
+        "type": "object",
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "code": {"type": "string"},
+            "detail": {"type": "string"},
+            "pointer": {"type": "string"},
+        },
+    }
+    refused = {"application/problem+json": {"schema": problem}}
+    streams = {name: {"schema": {"type": "string"}} for name in dialect.media_types[1:]}
+    return {
+        "tags": ["batch"],
+        "summary": "Send many requests in one",
+        "description": "Each item gets the answer that it would get alone.",
+        "operationId": f"batch{endpoint.path.replace('/', '_')}",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema["request"], "example": dialect.example(endpoint)}},
+        },
+        "responses": {
+            "200": {
+                "description": "One entry for each item, in request order; streamed, each as it ends.",
+                "content": {"application/json": {"schema": schema["response"]}, **streams},
+            },
+            **{
+                status: {"description": meaning, "content": refused}
+                for status, meaning in (
+                    ("400", "The batch is not valid."),
+                    ("413", "The batch is too large."),
+                    ("503", "The server is busy."),
+                )
+            },
+        },
+    }
