@@ -31,7 +31,9 @@ class Collected:
         self._headers = headers
         self._entries: list[list[bytes] | None] = [None] * count
         self._write_timeout = write_timeout
+        self._has_large = False
         self._gone = False
+        self._loop = asyncio.get_running_loop()
 
     def begin(self, *, wake: Callable[[], None], leave: Callable[[], None]) -> None:
         pass
@@ -39,7 +41,10 @@ class Collected:
     def put(self, result: Result) -> None:
         # Written now, so that a body which has to be encoded is not kept in two forms.
         if not self._gone:
-            self._entries[result.index] = self._writer.write(result)
+            entry = self._writer.write(result)
+            self._entries[result.index] = entry
+            if len(entry) > 1:
+                self._has_large = True
 
     async def flush(self) -> None:
         pass
@@ -47,26 +52,34 @@ class Collected:
     async def close(self) -> None:
         if self._gone:
             return
-        pieces = [self._writer.head()]
-        for position, entry in enumerate(self._entries):
-            if position:
-                pieces.append(self._writer.separator)
-            pieces += entry or ()
-        pieces.append(self._writer.tail())
+        blocks = self._blocks()
         self._entries.clear()
-        length = sum(map(len, pieces))
+        length = sum(map(len, blocks))
         headers = ((b"content-type", self._writer.media_type.encode("ascii")), (b"content-length", b"%d" % length))
+        last = len(blocks) - 1
         try:
-            async with asyncio.timeout(self._write_timeout):
+            async with asyncio.timeout(self._write_timeout) as limit:
                 await self._send(start(200, (*headers, *self._headers)))
-            blocks = _blocks(pieces)
-            for position, block in enumerate(blocks):
-                async with asyncio.timeout(self._write_timeout):
-                    await self._send(body(block, more=position + 1 < len(blocks)))
-                blocks[position] = b""
+                for position, block in enumerate(blocks):
+                    blocks[position] = b""
+                    limit.reschedule(self._loop.time() + self._write_timeout)
+                    await self._send(body(block, more=position < last))
         except (TimeoutError, OSError):
             # A reader that takes nothing is gone; so is one whose connection is closed.
             self._gone = True
+
+    def _blocks(self) -> list[bytes]:
+        writer = self._writer
+        if not self._has_large:
+            entries = writer.separator.join([entry[0] for entry in self._entries if entry])
+            return [b"".join((writer.head(), entries, writer.tail()))]
+        pieces = [writer.head()]
+        for position, entry in enumerate(self._entries):
+            if position:
+                pieces.append(writer.separator)
+            pieces += entry or ()
+        pieces.append(writer.tail())
+        return _blocks(pieces)
 
     def discard(self) -> None:
         self._gone = True

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -203,17 +202,20 @@ class Visit:
             emitter = Collected(writer, self._send, headers, count=count, write_timeout=endpoint.write_timeout)
         else:
             emitter = Streamed(writer, self._send, headers, budget=budget, write_timeout=endpoint.write_timeout)
-        run = Run(batch, target, emitter, policy=endpoint, judge=judge, in_flight=self._in_flight)
+        run = Run(
+            batch,
+            target,
+            emitter,
+            policy=endpoint,
+            judge=judge,
+            in_flight=self._in_flight,
+            watch=lambda: self._watch(run),
+        )
         self._running.add(run)
-        watcher = asyncio.ensure_future(self._watch(run))
         try:
             await run.execute()
         finally:
             self._running.discard(run)
-            watcher.cancel()
-            await asyncio.wait((watcher,))
-        if not watcher.cancelled():
-            watcher.result()
 
     async def _watch(self, run: Run) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -6,18 +6,17 @@ Knows: the members of a batch and of its answer. Must not know: HTTP servers, li
 from __future__ import annotations
 
 import binascii
+import random
 import re
-import secrets
 from collections.abc import Mapping
 from difflib import get_close_matches
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from ..engine import references
-from ..engine.bodies import as_json, is_deeper
+from ..engine.bodies import Kind, as_json, is_deeper, kind_of
 from ..engine.errors import Failure, Invalid, Malformed, TooLarge
 from ..engine.headers import own
 from ..engine.model import (
@@ -249,7 +248,7 @@ class _Reading:
         wish, floor = self._options.execution, self._policy.execution
         ranks = list(Execution)
         return Batch(
-            id=secrets.token_hex(8),
+            id=f"{random.getrandbits(64):016x}",
             dialect=Native.name,
             items=items,
             caller=self._caller,
@@ -457,33 +456,33 @@ _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _LARGE = 64 * 1024
 
 
-@lru_cache(maxsize=1024)
-def _header_name(name: bytes) -> bytes:
-    return _encode(name.decode("latin-1")) + b":"
-
-
-@lru_cache(maxsize=2048)
-def _short_header_value(value: bytes) -> bytes:
-    return _encode(value.decode("latin-1"))
-
-
-def _header_value(value: bytes) -> bytes:
-    # Values such as dates and lengths would fill the cache; long ones its memory.
-    return _short_header_value(value) if len(value) <= 64 else _encode(value.decode("latin-1"))
-
-
 def _header_object(headers: Headers) -> bytes:
-    members: dict[bytes, bytes] = {}
-    repeated: dict[bytes, list[bytes]] = {}
+    values: dict[bytes, list[bytes]] = {}
     for name, value in headers:
-        encoded = _header_value(value)
-        if name in members:
-            repeated.setdefault(name, [members[name]]).append(encoded)
-        else:
-            members[name] = encoded
-    for name, values in repeated.items():
-        members[name] = b"[" + b",".join(values) + b"]"
-    return b"{" + b",".join([_header_name(name) + value for name, value in members.items()]) + b"}"
+        values.setdefault(name, []).append(_encode(value.decode("latin-1")))
+    members = [
+        _encode(name.decode("latin-1")) + b":" + (each[0] if len(each) == 1 else b"[" + b",".join(each) + b"]")
+        for name, each in values.items()
+    ]
+    return b"{" + b",".join(members) + b"}"
+
+
+class _HeadCache(dict[Headers, tuple[bytes, Kind]]):
+    """Encoded headers, and what they say of the body: most answers of an API have the same few.
+
+    Measured: 0.2 µs for an answer whose headers are known, against 1.5 µs. Bounded in number and in size.
+    """
+
+    def __missing__(self, headers: Headers) -> tuple[bytes, Kind]:
+        head = (_header_object(headers), kind_of(headers))
+        if len(head[0]) <= 1024:
+            if len(self) >= 512:
+                self.clear()
+            self[headers] = head
+        return head
+
+
+_heads = _HeadCache()
 
 
 class NativeWriter:
@@ -516,42 +515,32 @@ class NativeWriter:
         return b'{"total":%d,"succeeded":%d,"failed":%d}' % (total, self._succeeded, self._failed)
 
     def _entry(self, result: Result, start: bytes, *, one_line: bool = False) -> list[bytes]:
+        """The hot path of the writing: `start` is what stands before the entry's members."""
         id = self._items[result.index].id
         if id is not None:
             start += b'"id":"%b",' % id.encode("ascii")
         if result.failure is not None:
             self._failed += 1
-            return [start + self._failure(result)]
-        if result.status < 400:
+            return [start + self._failure(result, result.failure)]
+        status = result.status
+        if status < 400:
             self._succeeded += 1
         else:
             self._failed += 1
-        start += b'"status":%d,"headers":%b' % (result.status, _header_object(result.headers))
-        if not result.body or (self._minimal and result.status < 400):
-            return [start + b"}"]
-        return self._with_body(start, result, one_line)
-
-    def _with_body(self, start: bytes, result: Result, one_line: bool) -> list[bytes]:
-        content_type: bytes | None = None
-        is_encoded = False
-        for name, value in result.headers:
-            if name == b"content-type":
-                content_type = value
-            elif name == b"content-encoding":
-                is_encoded = value.lower() != b"identity"
-        body, encoding = as_json(content_type, is_encoded, result.body, self._max_depth)
+        headers, kind = _heads[result.headers]
+        if not result.body or (self._minimal and status < 400):
+            return [b'%b"status":%d,"headers":%b}' % (start, status, headers)]
+        body, encoding = as_json(kind, result.body, self._max_depth)
         if one_line and (b"\n" in body or b"\r" in body):
             # Between the tokens of valid JSON a line break is a blank; inside strings it cannot stand.
             body = body.translate(_LINE_BREAKS)
         end = b"}" if encoding is None else b',"body_encoding":"%b"}' % encoding.encode("ascii")
         if len(body) >= _LARGE:
             # Never copied: measured, 8.5 µs for an item of 1 MiB against 2,440 µs with joins.
-            return [start + b',"body":', body, end]
-        return [b"".join((start, b',"body":', body, end))]
+            return [b'%b"status":%d,"headers":%b,"body":' % (start, status, headers), body, end]
+        return [b'%b"status":%d,"headers":%b,"body":%b%b' % (start, status, headers, body, end)]
 
-    def _failure(self, result: Result) -> bytes:
-        failure = result.failure
-        assert failure is not None
+    def _failure(self, result: Result, failure: Failure) -> bytes:
         body = {
             "type": f"{self._problem_type}#{failure.value}",
             "title": failure.meaning,

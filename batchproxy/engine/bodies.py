@@ -14,6 +14,8 @@ from itertools import accumulate
 
 import msgspec
 
+from .model import Headers
+
 _parse = msgspec.json.Decoder(msgspec.Raw).decode
 _quote = msgspec.json.Encoder().encode
 
@@ -44,7 +46,7 @@ class Kind(Enum):
 
 
 @lru_cache(maxsize=512)
-def kind(content_type: bytes) -> Kind:
+def _kind(content_type: bytes) -> Kind:
     """Reads a `Content-Type` (RFC 9110, section 8.3.1); JSON types are those of the WHATWG MIME sniffing standard."""
     media_type, *parameters = content_type.decode("latin-1").lower().split(";")
     media_type = media_type.strip()
@@ -62,12 +64,17 @@ def kind(content_type: bytes) -> Kind:
     return Kind.TEXT if charset in ("", "utf-8", "utf8") else Kind.BINARY
 
 
-def as_json(content_type: bytes | None, is_encoded: bool, body: bytes, max_depth: int) -> tuple[bytes, str | None]:
-    """A body as one JSON value, and the `body_encoding` that tells how to read it, if it needs telling.
+def kind_of(headers: Headers) -> Kind:
+    """What the headers of an answer say of its body; one with a `Content-Encoding` is not decoded."""
+    fields = dict(headers)
+    if fields.get(b"content-encoding", b"identity").lower() != b"identity":
+        return Kind.BINARY
+    content_type = fields.get(b"content-type")
+    return Kind.BINARY if content_type is None else _kind(content_type)
 
-    `is_encoded` says that the body has a `Content-Encoding`: it is then given undecoded, in base64.
-    """
-    meant = Kind.BINARY if content_type is None or is_encoded else kind(content_type)
+
+def as_json(meant: Kind, body: bytes, max_depth: int) -> tuple[bytes, str | None]:
+    """A body as one JSON value, and the `body_encoding` that tells how to read it, if it needs telling."""
     if meant is Kind.JSON:
         if is_document(body, max_depth):
             return body, None
@@ -92,7 +99,8 @@ def is_document(body: bytes, max_depth: int) -> bool:
 
 def is_deeper(document: bytes, max_depth: int) -> bool:
     """Whether a valid JSON document is nested deeper than this."""
-    if document.count(b"[") + document.count(b"{") <= max_depth:
+    # A level takes two bytes.
+    if len(document) <= 2 * max_depth or document.count(b"[") + document.count(b"{") <= max_depth:
         return False
     # A backslash stands only inside strings; without `\\` and `\"`, every second piece between quotes is a string.
     bare = document.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in document else document

@@ -56,11 +56,21 @@ class Emitter(Protocol):
 class Run:
     """One batch while it runs. Made inside the context that every item gets a copy of.
 
+    `watch` is a call that returns when the client has left; it is made once there is something to wait for.
+
     Raises `Overloaded` if there is no place for the batch, and `Invalid` for its dependencies, before anything runs.
     """
 
     def __init__(
-        self, batch: Batch, target: AppTarget, emitter: Emitter, *, policy: Policy, judge: Judge, in_flight: InFlight
+        self,
+        batch: Batch,
+        target: AppTarget,
+        emitter: Emitter,
+        *,
+        policy: Policy,
+        judge: Judge,
+        in_flight: InFlight,
+        watch: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self._schedule = Schedule(batch, max_depth=policy.max_dependency_depth)
         self._batch = batch
@@ -81,7 +91,10 @@ class Run:
         self._batch_timeout = policy.batch_timeout if timeout is None else min(timeout, policy.batch_timeout)
         self._deadline = self._loop.time() + self._batch_timeout
         self._timer: asyncio.TimerHandle | None = None
-        self._armed = float("inf")
+        # Nothing is armed, and nobody is watched for leaving, before there is something to wait for.
+        self._armed = float("-inf")
+        self._watch = watch
+        self._watcher: asyncio.Task[None] | None = None
         self._pumping = False
         self._waker: asyncio.Future[None] | None = None
         self._awake = False
@@ -93,34 +106,34 @@ class Run:
     async def execute(self) -> None:
         """Runs the batch to its end; returns when the last result is written and no task of an item is left."""
         try:
-            self._arm(self._deadline)
             self._pump()
+            # One turn of the loop, in which items that never wait come to their end.
+            await asyncio.sleep(0)
             while True:
                 self._awake = False
                 await self._emitter.flush()
                 self._room.set()
-                if self._awake:
-                    continue
-                if not self._schedule.unsettled:
+                if not self._schedule.unsettled and not self._emitter.backlog:
                     break
-                self._pump_soon()
-                await self._sleep()
+                if not self._awake:
+                    self._pump_soon()
+                    await self._sleep()
             self._share.want_no_more()
             await self._emitter.close()
-            await self._tails()
+            while self._alive:
+                # Work that the apps do after their answers.
+                await self._sleep()
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
-            if self._alive:
-                await self._cancel_all()
-            self._share.leave()
+            await self._clean_up()
+        if self._watcher is not None and not self._watcher.cancelled():
+            self._watcher.result()
         if self._interrupt is not None:
             raise self._interrupt
 
     def leave(self) -> None:
         """The client left: nothing new starts, safe items are cancelled, others run to their deadline."""
         self._emitter.discard()
-        self._schedule.abandon(Failure.NOT_STARTED, "The client left.")
+        self._give_up("The client left.")
         for exchange in list(self._running):
             exchange.disconnect()
             if exchange.item.method in SAFE_METHODS or not exchange.begun:
@@ -197,12 +210,14 @@ class Run:
             exchange.deadline = self._loop.time() + (most if timeout is None else min(timeout, most))
             if exchange.deadline < self._armed:
                 self._arm(exchange.deadline)
-            await exchange.run()
+            await exchange.call()
         # An item gets the fate that it would have alone: a server answers whatever the app raises, and lives on.
         except BaseException as raised:
+            exchange.finish()
             if self._must_go_on(exchange, raised):
                 raise
         finally:
+            exchange.finish()
             del self._alive[exchange]
             if exchange.holds_place:
                 exchange.holds_place = False
@@ -253,17 +268,19 @@ class Run:
         if result.index in self._sources:
             self._answers[result.index] = result
         emitter = self._emitter
-        for released in self._schedule.settle(result):
-            emitter.put(released)
+        emitter.put(result)
+        for skipped in self._schedule.settle(result):
+            emitter.put(skipped)
         if self._target.budget.exhausted:
-            detail = "The answers of this batch have reached their limit together."
-            self._put(self._schedule.abandon(Failure.NOT_STARTED, detail))
+            self._give_up("The answers of this batch have reached their limit together.")
         if emitter.backlog or not self._schedule.unsettled:
             self._wake()
-        self._pump_soon()
+        if not self._pumping:
+            self._pump_soon()
 
-    def _put(self, results: list[Result]) -> None:
-        for result in results:
+    def _give_up(self, detail: str) -> None:
+        """Nothing new starts; what has not begun is answered `not_started`."""
+        for result in self._schedule.abandon(Failure.NOT_STARTED, detail):
             self._emitter.put(result)
 
     # Deadlines: the timer is set to the earliest one that may matter, and looks at all items when it fires
@@ -284,12 +301,13 @@ class Run:
                 exchange.time_out(
                     Failure.TIMEOUT, "The item did not end before its deadline; whether a write took effect is unknown."
                 )
-        self._arm(min([self._deadline, *(each.deadline for each in self._running if each.begun)]))
+        self._arm(min([self._deadline, *(exchange.deadline for exchange in self._running)]))
 
     def _expire(self) -> None:
         self._armed = float("inf")
         # Decided before the running items end, so that none of the rest starts, or fails, because of them.
-        left = self._schedule.abandon(Failure.NOT_STARTED, "The batch's deadline came before the item began.")
+        too_late = "The batch's deadline came before the item began."
+        left = self._schedule.abandon(Failure.NOT_STARTED, too_late)
         for exchange in list(self._running):
             if exchange.begun:
                 exchange.time_out(
@@ -297,8 +315,9 @@ class Run:
                     "The batch's deadline came before the item ended; whether a write took effect is unknown.",
                 )
             else:
-                exchange.fail(Failure.NOT_STARTED, "The batch's deadline came before the item began.")
-        self._put(left)
+                exchange.fail(Failure.NOT_STARTED, too_late)
+        for result in left:
+            self._emitter.put(result)
         self._room.set()
         self._wake()
 
@@ -310,25 +329,29 @@ class Run:
             self._waker.set_result(None)
 
     async def _sleep(self) -> None:
+        if self._watcher is None:
+            self._watcher = self._loop.create_task(self._watch())
+            self._arm(min([self._deadline, *(exchange.deadline for exchange in self._running)]))
         self._waker = self._loop.create_future()
         try:
             await self._waker
         finally:
             self._waker = None
 
-    async def _tails(self) -> None:
-        """Work that the apps do after their answers."""
-        while self._alive:
-            await self._sleep()
-
-    async def _cancel_all(self) -> None:
-        """Our own task is cancelled: so is every item's, and none is left behind."""
+    async def _clean_up(self) -> None:
+        """Leaves nothing behind: no timer, no task, no place. Our own task may be cancelled, and again meanwhile."""
+        if self._timer is not None:
+            self._timer.cancel()
         tasks = {exchange.task for exchange in self._alive if exchange.task is not None}
-        self._emitter.discard()
-        self._room.set()
-        for exchange in list(self._running):
-            exchange.disconnect()
-            exchange.fail(Failure.NOT_STARTED, "The server stopped.")
+        if self._alive:
+            self._emitter.discard()
+            self._room.set()
+            for exchange in list(self._running):
+                exchange.disconnect()
+                exchange.fail(Failure.NOT_STARTED, "The server stopped.")
+        if self._watcher is not None:
+            self._watcher.cancel()
+            tasks.add(self._watcher)
         while tasks:
             for exchange in list(self._alive):
                 exchange.cancel()
@@ -336,6 +359,7 @@ class Run:
                 _, tasks = await asyncio.wait(tasks)
             except asyncio.CancelledError:
                 continue
+        self._share.leave()
 
 
 if sys.version_info >= (3, 12):

@@ -203,18 +203,27 @@ def of_answer(headers: Iterable[tuple[bytes, bytes]], *, keep_length: bool) -> t
     """
     kept: list[tuple[bytes, bytes]] = []
     length: int | None = None
-    listed: set[bytes] | None = None
+    listed: set[bytes] = set()
     for name, value in headers:
-        name, value = bytes(name).lower(), bytes(value)
-        if name == b"content-length":
+        lower, is_special = _answer_name(name)
+        if type(value) is not bytes:
+            value = bytes(value)
+        if is_special:
+            if lower == b"connection":
+                listed |= connection_options(((lower, value),))
+            if lower != b"content-length":
+                continue
             length = int(value) if value.isdigit() else None
             if not keep_length:
                 continue
-        elif name in HOP_BY_HOP:
-            if name == b"connection":
-                listed = (listed or set()) | connection_options(((name, value),))
-            continue
-        kept.append((name, value))
+        kept.append((lower, value))
     if listed:
         kept = [pair for pair in kept if pair[0] not in listed]
     return tuple(kept), length
+
+
+@lru_cache(maxsize=1024)
+def _answer_name(name: bytes) -> tuple[bytes, bool]:
+    """A name in lower case, and whether it is not simply passed on."""
+    lower = bytes(name).lower()
+    return lower, lower in HOP_BY_HOP or lower == b"content-length"

@@ -126,12 +126,6 @@ def readings(path: bytes) -> tuple[Segments, Segments]:
     return tuple(unquote(segment) for segment in split), tuple(unquote(text).split("/"))
 
 
-def decoded(path: bytes) -> str:
-    """The path as ASGI servers put it into `scope["path"]`."""
-    text = path.decode("ascii")
-    return unquote(text) if "%" in text else text
-
-
 class Rule(msgspec.Struct, frozen=True):
     """`[METHOD ]/seg/*/seg`: which items a setting speaks of.
 

@@ -160,18 +160,22 @@ def _rules(setting: str, value: object) -> Iterator[Rule]:
             raise SettingError(setting, value, str(fault)) from None
 
 
+_NESTED = Refusal(Failure.NESTED_BATCH, "An item may not be a batch.")
+
+
 class Judge:
     """The policy at work on one batch: says of each item why it may not run, if so, and counts for the caps.
 
     `endpoints` are the full paths of the batch endpoints, which no item may reach.
     """
 
-    __slots__ = ("_caller", "_counts", "_endpoints", "_policy", "_rules_judge_paths")
+    __slots__ = ("_caller", "_counts", "_endpoints", "_plain_endpoints", "_policy", "_rules_judge_paths")
 
     def __init__(self, policy: Policy, caller: Caller, endpoints: Collection[str]) -> None:
         self._policy = policy
         self._caller = caller
         self._endpoints = [tuple(path[1:].split("/")) for path in endpoints]
+        self._plain_endpoints = frozenset(path.encode("utf-8") for path in endpoints)
         self._counts = [0] * len(policy.caps)
         self._rules_judge_paths = bool(policy.deny_rules or policy.caps or policy.allow_rules is not None)
 
@@ -225,12 +229,16 @@ class Judge:
                 f"Path and query have {length} bytes; the limit is {self._policy.max_path_bytes}.",
             )
         mount = self._caller.mount
+        if not (mount or self._rules_judge_paths or b"%" in item.path):
+            # Then both readings are the path itself, and there is no more to compare it with.
+            bare_path = item.path[:-1] if item.path.endswith(b"/") else item.path
+            return _NESTED if bare_path in self._plain_endpoints else None
         first, second = readings(item.path)
         if mount and not _is_below(first, mount) & _is_below(second, mount):
             return Refusal(Failure.INVALID_PATH, f"The app is mounted at `{mount}`; the path lies outside of it.")
         bare = without_trailing_slash(first), without_trailing_slash(second)
         if bare[0] in self._endpoints or bare[1] in self._endpoints:
-            return Refusal(Failure.NESTED_BATCH, "An item may not be a batch.")
+            return _NESTED
         if not self._rules_judge_paths:
             return None
         if not self._permitted(item.method, (first, second), bare):

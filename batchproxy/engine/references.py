@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from .bodies import as_json
+from .bodies import as_json, kind_of
 from .errors import Failure
 from .headers import REMOVED, field_value
 from .model import Caller, Headers, Item, Refusal, Result, Template
@@ -121,9 +121,7 @@ def _body_of(result: Result, policy: Policy) -> bytes:
     """The body as the answer shows it; nothing where it shows none."""
     if not result.body:
         return b""
-    fields = dict(result.headers)
-    is_encoded = fields.get(b"content-encoding", b"identity").lower() != b"identity"
-    return as_json(fields.get(b"content-type"), is_encoded, result.body, policy.max_depth)[0]
+    return as_json(kind_of(result.headers), result.body, policy.max_depth)[0]
 
 
 def _find(document: bytes, tokens: tuple[str, ...]) -> bytes | None:

@@ -1,12 +1,13 @@
 """Which items may start now, and which never will: pure decisions, no await.
 
-`take` gives the next item that may start; `settle` is told what became of one and releases its result, with those of
-the items that can no longer run. Without dependencies it costs next to nothing.
+`take` gives the next item that may start; `settle` is told what became of one, and gives the results of those that can
+no longer run. Without dependencies it costs next to nothing.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from heapq import heappop, heappush
 
 from .errors import Failure, Invalid
@@ -38,6 +39,8 @@ class Schedule:
                     (self._reads if item.method in SAFE_METHODS else self._writes).append(item.index)
         else:
             self._reads.extend(item.index for item in items if not item.after)
+        # Nothing decides but the order of the requests: the rule, and then nearly free.
+        self._is_plain = self._execution is Execution.PARALLEL and not waiting and not self._stops
         self._running = 0
         self._writing = False
         self.unsettled = len(items)
@@ -54,6 +57,11 @@ class Schedule:
 
     def take(self) -> int | None:
         """The index of the next item that may start: the first one in request order. It counts as running."""
+        if self._is_plain:
+            if not self._reads:
+                return None
+            self._running += 1
+            return self._reads.popleft()
         if self._execution is Execution.SEQUENTIAL and self._running:
             return None
         index = self._next_read_or_write()
@@ -74,29 +82,30 @@ class Schedule:
     def put_back(self, index: int) -> None:
         """An item that was taken could not start after all; it is the next again."""
         self._running -= 1
-        if self._is_ordered_write(index):
+        if self._is_plain:
+            self._reads.appendleft(index)
+        elif self._is_ordered_write(index):
             self._writing = False
             heappush(self._freed_writes, index)
         else:
             heappush(self._freed_reads, index)
 
-    def settle(self, result: Result) -> list[Result]:
-        """A running item ended: its result, and those of the items that will not run because of it."""
-        index = result.index
+    def settle(self, result: Result) -> Sequence[Result]:
+        """A running item ended: the results of the items that will not run because of it."""
         self._running -= 1
         self.unsettled -= 1
+        if self._is_plain:
+            return ()
+        index = result.index
         if self._writing and self._is_ordered_write(index):
             self._writing = False
-        if not self._dependants and not (self._stops and result.status >= 400):
-            return [result]
-        released = [result]
         if result.status < 400:
             self._free_dependants(index)
-        else:
-            released += self._skip_dependants(index)
-            if self._stops:
-                released += self.abandon(Failure.STOPPED, "An earlier item failed, and the batch stops on an error.")
-        return released
+            return ()
+        skipped = self._skip_dependants(index)
+        if self._stops:
+            skipped += self.abandon(Failure.STOPPED, "An earlier item failed, and the batch stops on an error.")
+        return skipped
 
     def abandon(self, failure: Failure, detail: str) -> list[Result]:
         """Nothing new starts: the results of all items that have not begun."""
