@@ -16,7 +16,7 @@ def entry(scope: Scope, middleware: object, wrapped: ASGIApp, lifespan_state: di
     """Where items of a batch that came to this middleware enter."""
     root_path = scope.get("root_path", "")
     app = scope.get("app")
-    if app is not None and (not hasattr(app, "middleware_stack") or _holds(app.middleware_stack, middleware)):
+    if app is not None and (not hasattr(app, "middleware_stack") or is_layer(middleware, app)):
         # What the layers between have put into the state is theirs to put there again, for each item.
         return Entry(app, root_path, lifespan_state)
     if app is not None and _mounts(app, middleware):
@@ -29,6 +29,11 @@ def mount_of(scope: Scope) -> str:
     root_path: str = scope.get("root_path", "").rstrip("/")
     path: str = scope["path"]
     return root_path if root_path and path.startswith(root_path + "/") else ""
+
+
+def is_layer(middleware: object, app: object) -> bool:
+    """Whether the middleware is one of this Starlette app's own."""
+    return _holds(getattr(app, "middleware_stack", None), middleware)
 
 
 def _holds(layer: object, middleware: object) -> bool:

@@ -15,7 +15,7 @@ from .engine.execute import Run
 from .engine.in_flight import InFlight
 from .engine.model import ASGIApp, Receive, Scope, Send
 from .engine.target import EXTENSION, Mark
-from .entry import entry, mount_of
+from .entry import entry, is_layer, mount_of
 
 
 class BatchMiddleware:
@@ -35,13 +35,14 @@ class BatchMiddleware:
         self._in_flight = InFlight()
         self._running: set[Run] = set()
         self._lifespan_state: dict[str, Any] | None = None
+        self._mount = ""
         try:
             self._endpoints = _endpoints(path, endpoints, settings)
         except SettingError as error:
             self._error = error
             return
         # Where the app is not wrapped itself, it shows in the first scope.
-        self._is_published = openapi.publish(app, list(self._endpoints.values()))
+        self._is_published = self._publish(app)
 
     def __repr__(self) -> str:
         return f"BatchMiddleware({', '.join(self._endpoints)})"
@@ -54,8 +55,9 @@ class BatchMiddleware:
         if kind == "lifespan":
             self._lifespan_state = scope.get("state")
         if not self._is_published and "app" in scope:
-            openapi.publish(scope["app"], list(self._endpoints.values()))
             self._is_published = True
+            if is_layer(self, scope["app"]):
+                self._publish(scope["app"])
         if kind != "http":
             await self.app(scope, receive, send)
             return
@@ -94,10 +96,14 @@ class BatchMiddleware:
             for run in list(self._running):
                 run.hasten(deadline)
 
+    def _publish(self, app: object) -> bool:
+        return openapi.publish(app, list(self._endpoints.values()), mount=lambda: self._mount)
+
     def _endpoint_at(self, scope: Scope) -> Endpoint | None:
         path = scope["path"]
         if scope.get("root_path"):
-            path = path[len(mount_of(scope)) :]
+            self._mount = mount_of(scope)
+            path = path[len(self._mount) :]
         return self._endpoints.get(path)
 
 

@@ -8,8 +8,11 @@ from typing import Any
 from .endpoint import Endpoint
 
 
-def publish(app: Any, endpoints: Sequence[Endpoint]) -> bool:
-    """Adds the endpoints to what `app.openapi()` returns; says whether the app has such a method."""
+def publish(app: Any, endpoints: Sequence[Endpoint], *, mount: Callable[[], str]) -> bool:
+    """Adds the endpoints to what `app.openapi()` returns; says whether the app has such a method.
+
+    `mount` gives the prefix that the items of a mounted app have in their paths, as soon as it is known.
+    """
     made: Callable[[], dict[str, Any]] | None = getattr(app, "openapi", None)
     if not callable(made) or not hasattr(app, "openapi_schema"):
         return False
@@ -18,16 +21,17 @@ def publish(app: Any, endpoints: Sequence[Endpoint]) -> bool:
         document = made()
         paths = document.setdefault("paths", {})
         for endpoint in endpoints:
-            paths.setdefault(endpoint.path, {"post": _operation(endpoint)})
+            paths.setdefault(endpoint.path, {}).setdefault("post", _operation(endpoint, mount()))
         return document
 
     app.openapi = openapi
     return True
 
 
-def _operation(endpoint: Endpoint) -> dict[str, Any]:
+def _operation(endpoint: Endpoint, mount: str) -> dict[str, Any]:
     dialect = endpoint.dialect
     schema = dialect.schema(endpoint)
+    example = dialect.example(endpoint, "" if endpoint.base_path else mount)
     problem = {
         "type": "object",
         "properties": {
@@ -48,7 +52,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "operationId": f"batch{endpoint.path.replace('/', '_')}",
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": schema["request"], "example": dialect.example(endpoint)}},
+            "content": {"application/json": {"schema": schema["request"], "example": example}},
         },
         "responses": {
             "200": {

@@ -43,8 +43,8 @@ class Dialect(Protocol):
     def schema(self, policy: Policy) -> dict[str, Any]:
         """JSON Schemas of `request` and `response`."""
 
-    def example(self, policy: Policy) -> dict[str, Any]:
-        """A small batch, for documentation."""
+    def example(self, policy: Policy, prefix: str) -> dict[str, Any]:
+        """A small batch, for documentation; `prefix` is what its paths begin with."""
 
 
 DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (Native(),)}

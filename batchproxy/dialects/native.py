@@ -134,8 +134,9 @@ class Native:
     def schema(self, policy: Policy) -> dict[str, Any]:
         return schemas(policy)
 
-    def example(self, policy: Policy) -> dict[str, Any]:
-        return {"requests": [{"id": "first", "method": "GET", "path": "/"}]}
+    def example(self, policy: Policy, prefix: str) -> dict[str, Any]:
+        method = "GET" if "GET" in policy.methods else min(policy.methods)
+        return {"requests": [{"id": "first", "method": method, "path": f"{prefix}/"}]}
 
 
 # Reading

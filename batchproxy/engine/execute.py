@@ -74,6 +74,8 @@ class Run:
     ) -> None:
         self._schedule = Schedule(batch, max_depth=policy.max_dependency_depth)
         self._batch = batch
+        self._items = batch.items
+        self._refused = batch.refused
         self._target = target
         self._emitter = emitter
         self._policy = policy
@@ -81,6 +83,7 @@ class Run:
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
         self._concurrency = policy.concurrency
+        self._item_timeout = policy.item_timeout
         self._running: dict[Exchange, None] = {}
         self._alive: dict[Exchange, None] = {}
         self._sources = {
@@ -109,6 +112,8 @@ class Run:
             self._pump()
             # One turn of the loop, in which items that never wait come to their end.
             await asyncio.sleep(0)
+            if self._schedule.unsettled:
+                self._keep_watch()
             while True:
                 self._awake = False
                 await self._emitter.flush()
@@ -120,9 +125,11 @@ class Run:
                     await self._sleep()
             self._share.want_no_more()
             await self._emitter.close()
+            self._reap()
             while self._alive:
                 # Work that the apps do after their answers.
                 await self._sleep()
+                self._reap()
         finally:
             await self._clean_up()
         if self._watcher is not None and not self._watcher.cancelled():
@@ -159,39 +166,43 @@ class Run:
 
     def _pump(self) -> None:
         self._pumping = False
-        for _ in range(self._concurrency):
-            if len(self._running) >= self._concurrency or self._emitter.backlog > WRITE_AHEAD:
+        running, share, schedule = self._running, self._share, self._schedule
+        now = self._loop.time()
+        for _ in range(self._concurrency - len(running)):
+            if self._emitter.backlog > WRITE_AHEAD:
                 break
-            index = self._schedule.take()
+            index = schedule.take()
             if index is None:
                 break
-            item = self._ready(index)
-            if isinstance(item, Refusal):
-                self._settle(failed(index, item.failure, item.detail))
-            elif self._share.take():
-                self._start(item)
+            if index in self._refused:
+                refusal = self._refused[index]
+                self._settle(failed(index, refusal.failure, refusal.detail))
+            elif share.take():
+                self._start(self._items[index], now)
             else:
-                self._schedule.put_back(index)
-                return
+                schedule.put_back(index)
+                break
         else:
-            # Eager tasks may have ended already; other connections get their turn before this batch goes on.
-            self._pump_soon()
-        self._share.give_back_unused()
+            if len(running) < self._concurrency:
+                # Refused items and eager tasks have ended already; others get their turn before this batch goes on.
+                self._pump_soon()
+        if share.reserved:
+            share.give_back_unused()
 
-    def _ready(self, index: int) -> Item | Refusal:
-        refusal = self._batch.refused.get(index)
-        if refusal is not None:
-            return refusal
-        item = self._batch.items[index]
-        if item.template is None:
-            return item
-        completed = complete(item, self._answers, self._batch.caller, self._policy)
-        if isinstance(completed, Refusal):
-            return completed
-        return self._judge.item(completed) or completed
-
-    def _start(self, item: Item) -> None:
+    def _start(self, item: Item, now: float) -> None:
+        """Starts an item for which there is a place."""
+        if item.template is not None:
+            completed = self._complete(item)
+            if isinstance(completed, Refusal):
+                self._share.give_back()
+                self._settle(failed(item.index, completed.failure, completed.detail))
+                return
+            item = completed
         exchange = self._target.exchange(item, self._ended)
+        timeout = self._item_timeout if item.timeout is None else min(item.timeout, self._item_timeout)
+        exchange.deadline = now + timeout
+        if exchange.deadline < self._armed:
+            self._arm(exchange.deadline)
         self._running[exchange] = None
         self._alive[exchange] = None
         exchange.task = _task(self._drive(exchange), self._loop, self._context.copy())
@@ -199,36 +210,52 @@ class Run:
             # It ended itself in its first, eager step, when there was no task yet to cancel.
             exchange.cancel()
 
+    def _complete(self, item: Item) -> Item | Refusal:
+        """The item with its values put in, judged as a fresh one."""
+        try:
+            completed = complete(item, self._answers, self._batch.caller, self._policy)
+            return completed if isinstance(completed, Refusal) else self._judge.item(completed) or completed
+        except Exception as fault:
+            # A defect of ours; it must not keep the batch from its end.
+            self._log(item, fault)
+            return Refusal(Failure.APP_ERROR, "The item could not be completed.")
+
     async def _drive(self, exchange: Exchange) -> None:
         try:
             if self._emitter.backlog > WRITE_AHEAD:
                 await self._have_room(exchange)
-            if exchange.done:
-                return
-            timeout = exchange.item.timeout
-            most = self._policy.item_timeout
-            exchange.deadline = self._loop.time() + (most if timeout is None else min(timeout, most))
-            if exchange.deadline < self._armed:
-                self._arm(exchange.deadline)
-            await exchange.call()
+            if not exchange.done:
+                await exchange.call()
         # An item gets the fate that it would have alone: a server answers whatever the app raises, and lives on.
         except BaseException as raised:
             exchange.finish()
             if self._must_go_on(exchange, raised):
                 raise
         finally:
-            exchange.finish()
-            del self._alive[exchange]
-            if exchange.holds_place:
-                exchange.holds_place = False
-                self._share.give_back()
-            if not self._alive:
-                self._wake()
+            if not exchange.done:
+                exchange.finish()
+            self._let_go(exchange)
+
+    def _let_go(self, exchange: Exchange) -> None:
+        del self._alive[exchange]
+        if exchange.holds_place:
+            exchange.holds_place = False
+            self._share.give_back()
+        if not self._alive:
+            self._wake()
 
     async def _have_room(self, exchange: Exchange) -> None:
+        """Waits until the reader has taken what was written; the item's time begins only then."""
+        allowed = exchange.deadline - self._loop.time()
+        exchange.deadline = float("inf")
         while self._emitter.backlog > WRITE_AHEAD and not exchange.done:
             self._room.clear()
             await self._room.wait()
+        if exchange.done:
+            return
+        exchange.deadline = self._loop.time() + allowed
+        if exchange.deadline < self._armed:
+            self._arm(exchange.deadline)
 
     def _must_go_on(self, exchange: Exchange, raised: BaseException) -> bool:
         """Whether what came out of an item's app concerns more than the item; what the app did wrong is logged."""
@@ -240,17 +267,19 @@ class Run:
         if isinstance(raised, KeyboardInterrupt):
             self._interrupt = raised
         if not (exchange.cancelled and isinstance(raised, OSError)):
-            item = exchange.item
-            logger.error(
-                "item.failed batch=%s index=%d id=%s method=%s: the application raised %s",
-                self._batch.id,
-                item.index,
-                item.id,
-                item.method,
-                type(raised).__name__,
-                exc_info=raised,
-            )
+            self._log(exchange.item, raised)
         return False
+
+    def _log(self, item: Item, raised: BaseException) -> None:
+        logger.error(
+            "item.failed batch=%s index=%d id=%s method=%s exception=%s",
+            self._batch.id,
+            item.index,
+            item.id,
+            item.method,
+            type(raised).__name__,
+            exc_info=raised,
+        )
 
     # Ending
 
@@ -265,15 +294,15 @@ class Run:
         self._settle(result)
 
     def _settle(self, result: Result) -> None:
-        if result.index in self._sources:
+        if self._sources and result.index in self._sources:
             self._answers[result.index] = result
-        emitter = self._emitter
+        emitter, schedule = self._emitter, self._schedule
         emitter.put(result)
-        for skipped in self._schedule.settle(result):
+        for skipped in schedule.settle(result):
             emitter.put(skipped)
         if self._target.budget.exhausted:
             self._give_up("The answers of this batch have reached their limit together.")
-        if emitter.backlog or not self._schedule.unsettled:
+        if emitter.backlog or not schedule.unsettled:
             self._wake()
         if not self._pumping:
             self._pump_soon()
@@ -296,8 +325,9 @@ class Run:
         if now >= self._deadline:
             self._expire()
             return
+        self._reap()
         for exchange in list(self._running):
-            if exchange.begun and exchange.deadline <= now:
+            if exchange.deadline <= now:
                 exchange.time_out(
                     Failure.TIMEOUT, "The item did not end before its deadline; whether a write took effect is unknown."
                 )
@@ -305,6 +335,7 @@ class Run:
 
     def _expire(self) -> None:
         self._armed = float("inf")
+        self._reap()
         # Decided before the running items end, so that none of the rest starts, or fails, because of them.
         too_late = "The batch's deadline came before the item began."
         left = self._schedule.abandon(Failure.NOT_STARTED, too_late)
@@ -328,10 +359,18 @@ class Run:
         if self._waker is not None and not self._waker.done():
             self._waker.set_result(None)
 
+    def _keep_watch(self) -> None:
+        """From now on the deadlines count, and the client may leave: there is something to wait for."""
+        self._watcher = self._loop.create_task(self._watch())
+        self._arm(min([self._deadline, *(exchange.deadline for exchange in self._running)]))
+
+    def _reap(self) -> None:
+        """Forgets items whose tasks an app has cancelled before they began; they have not ended by themselves."""
+        for exchange in [each for each in self._alive if each.task is not None and each.task.done()]:
+            exchange.finish()
+            self._let_go(exchange)
+
     async def _sleep(self) -> None:
-        if self._watcher is None:
-            self._watcher = self._loop.create_task(self._watch())
-            self._arm(min([self._deadline, *(exchange.deadline for exchange in self._running)]))
         self._waker = self._loop.create_future()
         try:
             await self._waker
@@ -342,13 +381,13 @@ class Run:
         """Leaves nothing behind: no timer, no task, no place. Our own task may be cancelled, and again meanwhile."""
         if self._timer is not None:
             self._timer.cancel()
+        self._schedule.abandon(Failure.NOT_STARTED, "The server stopped.")
+        self._emitter.discard()
         tasks = {exchange.task for exchange in self._alive if exchange.task is not None}
-        if self._alive:
-            self._emitter.discard()
-            self._room.set()
-            for exchange in list(self._running):
-                exchange.disconnect()
-                exchange.fail(Failure.NOT_STARTED, "The server stopped.")
+        self._room.set()
+        for exchange in list(self._running):
+            exchange.disconnect()
+            exchange.fail(Failure.NOT_STARTED, "The server stopped.")
         if self._watcher is not None:
             self._watcher.cancel()
             tasks.add(self._watcher)
@@ -362,13 +401,9 @@ class Run:
         self._share.leave()
 
 
-if sys.version_info >= (3, 12):
-
-    def _task(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: Context) -> asyncio.Task[None]:
-        # An item that never suspends costs no turn of the loop: measured, 0.6 to 0.9 µs less each.
-        return asyncio.Task(work, loop=loop, context=context, eager_start=True)
-
-else:
-
-    def _task(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: Context) -> asyncio.Task[None]:
-        return loop.create_task(work, context=context)
+def _task(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: Context) -> asyncio.Task[None]:
+    # With a name given, none has to be made: measured, 0.2 µs less for each item.
+    if sys.version_info >= (3, 12):
+        # An item that never suspends costs no turn of the loop: measured, 0.6 to 0.9 µs less.
+        return asyncio.Task(work, loop=loop, context=context, name="batchproxy item", eager_start=True)
+    return asyncio.Task(work, loop=loop, context=context, name="batchproxy item")

@@ -58,7 +58,7 @@ class Template(msgspec.Struct, frozen=True):
     json_body: bool
 
 
-class Item(msgspec.Struct, frozen=True):
+class Item(msgspec.Struct, frozen=True, gc=False):
     """One request inside a batch.
 
     `path` and `query` are canonical bytes, as they go to the target; they are empty as long as `template` is there.
@@ -129,7 +129,7 @@ class Batch(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, refused={**self.refused, index: Refusal(failure, detail)})
 
 
-class Result(msgspec.Struct, frozen=True):
+class Result(msgspec.Struct, frozen=True, gc=False):
     """What became of one item. `failure` is None when the target itself answered; `detail` tells more about one."""
 
     index: int

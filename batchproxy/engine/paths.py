@@ -21,8 +21,11 @@ from .model import Refusal
 Segments: TypeAlias = tuple[str, ...]
 Scalar: TypeAlias = str | int | float | bool | None
 
-# Nearly every path is made of these alone and needs no second look, if no segment is empty or begins with a dot.
-_PLAIN = re.compile(r"/(?![/\\])[A-Za-z0-9\-._~!$&'()*+,;=:@/?\[\]]*")
+# Nearly every path is made of these, its segments neither empty nor beginning with a dot, and needs no second look.
+_PLAIN = re.compile(
+    r"(?:/|(?:/[A-Za-z0-9\-_~!$&'()*+,;=:@\[\]][A-Za-z0-9\-._~!$&'()*+,;=:@\[\]]*)++/?)"
+    r"(?:\?[A-Za-z0-9\-._~!$&'()*+,;=:@/?\[\]]*)?"
+)
 # What a browser percent-encodes in a path (WHATWG URL, path percent-encode set; RFC 3987, section 3.1).
 _TO_ENCODE = re.compile(r"[^\x21-\x7e]+|[\"<>^`{|}]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -35,13 +38,18 @@ _SEVERAL_ENCODINGS = 3
 
 def canonical(text: str, *, allow_empty_segments: bool = False) -> tuple[bytes, bytes] | Refusal:
     """Path and query of an origin-form target (RFC 9112, section 3.2.1) as bytes, or why it is refused."""
+    if _PLAIN.fullmatch(text) is not None:
+        path, _, query = text.encode("ascii").partition(b"?")
+        return path, query
+    return _look_closely(text, allow_empty_segments)
+
+
+def _look_closely(text: str, allow_empty_segments: bool) -> tuple[bytes, bytes] | Refusal:
     path, _, query = text.partition("?")
-    if _PLAIN.fullmatch(text) is None or "/." in path or "//" in path:
-        fault = _fault(text, path, allow_empty_segments)
-        if fault is not None:
-            return Refusal(Failure.INVALID_PATH, fault)
-        path, query = _encoded(path), _encoded(query)
-    return path.encode("ascii"), query.encode("ascii")
+    fault = _fault(text, path, allow_empty_segments)
+    if fault is not None:
+        return Refusal(Failure.INVALID_PATH, fault)
+    return _encoded(path), _encoded(query)
 
 
 def _fault(text: str, path: str, allow_empty_segments: bool) -> str | None:
@@ -80,8 +88,8 @@ def _has_dot_segment(path: str) -> bool:
     return any(segment.partition(";")[0] in (".", "..") for segment in _SEPARATORS.split(path))
 
 
-def _encoded(text: str) -> str:
-    return _TO_ENCODE.sub(lambda match: quote(match[0], safe=""), text)
+def _encoded(text: str) -> bytes:
+    return _TO_ENCODE.sub(lambda match: quote(match[0], safe=""), text).encode("ascii")
 
 
 def component(value: str) -> str:

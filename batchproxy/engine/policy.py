@@ -169,7 +169,7 @@ class Judge:
     `endpoints` are the full paths of the batch endpoints, which no item may reach.
     """
 
-    __slots__ = ("_caller", "_counts", "_endpoints", "_plain_endpoints", "_policy", "_rules_judge_paths")
+    __slots__ = ("_caller", "_counts", "_endpoints", "_has_rules", "_plain_endpoints", "_policy", "_reads_paths")
 
     def __init__(self, policy: Policy, caller: Caller, endpoints: Collection[str]) -> None:
         self._policy = policy
@@ -177,16 +177,18 @@ class Judge:
         self._endpoints = [tuple(path[1:].split("/")) for path in endpoints]
         self._plain_endpoints = frozenset(path.encode("utf-8") for path in endpoints)
         self._counts = [0] * len(policy.caps)
-        self._rules_judge_paths = bool(policy.deny_rules or policy.caps or policy.allow_rules is not None)
+        self._has_rules = bool(policy.deny_rules or policy.caps or policy.allow_rules is not None)
+        self._reads_paths = self._has_rules or bool(caller.mount)
 
     def batch(self, batch: Batch) -> Batch:
         """The batch with the items refused that the policy refuses."""
         refused = dict(batch.refused)
         for item in batch.items:
-            if item.index not in refused:
-                refusal = self.item(item)
-                if refusal is not None:
-                    refused[item.index] = refusal
+            if refused and item.index in refused:
+                continue
+            refusal = self.item(item)
+            if refusal is not None:
+                refused[item.index] = refusal
         return msgspec.structs.replace(batch, refused=refused) if refused else batch
 
     def item(self, item: Item) -> Refusal | None:
@@ -203,7 +205,18 @@ class Judge:
             refusal = self._headers(item)
             if refusal is not None:
                 return refusal
-        return self._path(item) if item.template is None else None
+        if item.template is not None:
+            return None
+        length = len(item.path) + len(item.query)
+        if length > policy.max_path_bytes:
+            return Refusal(
+                Failure.PATH_TOO_LONG, f"Path and query have {length} bytes; the limit is {policy.max_path_bytes}."
+            )
+        path = item.path
+        if self._reads_paths or b"%" in path:
+            return self._path(item)
+        # Both readings are the path itself, and there is nothing to compare it with but the endpoints.
+        return _NESTED if (path[:-1] if path.endswith(b"/") else path) in self._plain_endpoints else None
 
     def _headers(self, item: Item) -> Refusal | None:
         policy, headers = self._policy, item.headers
@@ -222,24 +235,14 @@ class Judge:
         return None
 
     def _path(self, item: Item) -> Refusal | None:
-        length = len(item.path) + len(item.query)
-        if length > self._policy.max_path_bytes:
-            return Refusal(
-                Failure.PATH_TOO_LONG,
-                f"Path and query have {length} bytes; the limit is {self._policy.max_path_bytes}.",
-            )
         mount = self._caller.mount
-        if not (mount or self._rules_judge_paths or b"%" in item.path):
-            # Then both readings are the path itself, and there is no more to compare it with.
-            bare_path = item.path[:-1] if item.path.endswith(b"/") else item.path
-            return _NESTED if bare_path in self._plain_endpoints else None
         first, second = readings(item.path)
         if mount and not _is_below(first, mount) & _is_below(second, mount):
             return Refusal(Failure.INVALID_PATH, f"The app is mounted at `{mount}`; the path lies outside of it.")
         bare = without_trailing_slash(first), without_trailing_slash(second)
         if bare[0] in self._endpoints or bare[1] in self._endpoints:
             return _NESTED
-        if not self._rules_judge_paths:
+        if not self._has_rules:
             return None
         if not self._permitted(item.method, (first, second), bare):
             return Refusal(Failure.FORBIDDEN, "The policy of this endpoint does not permit the item.")

@@ -183,6 +183,9 @@ def _from_own_origin(name: str, location: str, caller: Caller) -> str:
     """A whole `Location`: origin-form as it is; absolute only with the caller's own origin, which is taken off."""
     if location.startswith("/"):
         return location
+    if re.search(r"[\x00-\x20\x7f\\]", location):
+        # `urlsplit` would leave some of these out, and read another URL than the one that stands there.
+        raise Unusable(f"The value for `{name}` is not a path.")
     try:
         parts = urlsplit(location)
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)

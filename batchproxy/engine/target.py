@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from copy import deepcopy
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -18,7 +19,7 @@ from .model import ASGIApp, Batch, Headers, Item, Message, Result, Scope, failed
 EXTENSION = "batchproxy"
 
 # The keys of the outer scope that describe the connection; all others belong to whoever handled the outer request.
-_OF_THE_CONNECTION = ("type", "asgi", "http_version", "scheme", "client", "server", "app_root_path")
+_OF_THE_CONNECTION = ("type", "http_version", "scheme", "client", "server", "app_root_path")
 _WITH_CONTENT = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -62,7 +63,19 @@ class Budget:
 class AppTarget:
     """Makes the exchanges of one batch with `app`; their scopes are copies of one template."""
 
-    __slots__ = ("_batch", "_count", "_extensions", "_state", "_template", "app", "budget", "max_response_bytes")
+    __slots__ = (
+        "_asgi",
+        "_has_more",
+        "_inherited",
+        "_mark",
+        "_path_params",
+        "_state",
+        "_template",
+        "_tls",
+        "app",
+        "budget",
+        "max_response_bytes",
+    )
 
     def __init__(
         self,
@@ -76,19 +89,24 @@ class AppTarget:
         self.app = entry.app
         self.max_response_bytes = max_response_bytes
         self.budget = budget
-        self._batch = batch
-        self._count = len(batch.items)
+        self._inherited = batch.caller.inherited
+        self._mark = {"batch": batch.id, "count": len(batch.items)}
         self._template = {key: outer[key] for key in _OF_THE_CONNECTION if key in outer}
         self._template["root_path"] = entry.root_path
+        for key in ("client", "server"):
+            # Some servers give lists.
+            if self._template.get(key) is not None:
+                self._template[key] = tuple(self._template[key])
+        self._asgi = dict(outer.get("asgi", ()))
+        self._tls = (outer.get("extensions") or {}).get("tls")
+        self._path_params: dict[str, Any] | None = None
         if entry.root_path and entry.root_path == outer.get("root_path"):
             # Under a mount these are of the app that mounts us, for no router of ours has run.
-            if "path_params" in outer:
-                self._template["path_params"] = dict(outer["path_params"])
+            self._path_params = outer.get("path_params")
             if "router" in outer:
                 self._template["router"] = outer["router"]
-        extensions = outer.get("extensions") or {}
-        self._extensions = {"tls": extensions["tls"]} if "tls" in extensions else {}
         self._state = entry.state
+        self._has_more = not (self._tls is None and self._path_params is None and self._state is None)
 
     def exchange(self, item: Item, ended: Callable[[Exchange, Result], None]) -> Exchange:
         """The item's conversation with the app, not yet begun; `ended` is called once, with its result."""
@@ -97,21 +115,32 @@ class AppTarget:
     def scope(self, item: Item, report: Callable[..., None]) -> dict[str, Any]:
         """A scope that shares nothing with another item's that either could change."""
         path = item.path
-        headers = merged(self._batch.caller.inherited, item.headers)
+        headers = merged(self._inherited, item.headers) if item.headers else list(self._inherited)
         if item.body or item.method in _WITH_CONTENT:
             headers.append((b"content-length", b"%d" % len(item.body)))
         # A copy of the template costs half of what a literal with all its keys does.
         scope = self._template.copy()
+        scope["asgi"] = self._asgi.copy()
         scope["method"] = item.method
         scope["path"] = unquote(path.decode("ascii")) if b"%" in path else path.decode("ascii")
         scope["raw_path"] = path
         scope["query_string"] = item.query
         scope["headers"] = headers
+        mark = Mark(self._mark)
+        mark["index"] = item.index
+        mark["report"] = report
+        scope["extensions"] = {EXTENSION: mark}
+        if self._has_more:
+            self._add_rarer_parts(scope)
+        return scope
+
+    def _add_rarer_parts(self, scope: dict[str, Any]) -> None:
         if self._state is not None:
             scope["state"] = self._state.copy()
-        mark = Mark(batch=self._batch.id, index=item.index, count=self._count, report=report)
-        scope["extensions"] = {**self._extensions, EXTENSION: mark}
-        return scope
+        if self._tls is not None:
+            scope["extensions"]["tls"] = deepcopy(self._tls)
+        if self._path_params is not None:
+            scope["path_params"] = dict(self._path_params)
 
 
 class Exchange:
