@@ -15,12 +15,14 @@ from .engine.target import Entry
 def entry(scope: Scope, middleware: object, wrapped: ASGIApp, lifespan_state: dict[str, Any] | None) -> Entry:
     """Where items of a batch that came to this middleware enter."""
     root_path = scope.get("root_path", "")
+    # What the layers in front of us have put into the state is theirs to put there again, for each item. A mounted app
+    # sees no lifespan; then there is no other state to be had than the one with their marks.
+    state = scope.get("state") if lifespan_state is None else lifespan_state
     app = scope.get("app")
     if app is not None and (not hasattr(app, "middleware_stack") or is_layer(middleware, app)):
-        # What the layers between have put into the state is theirs to put there again, for each item.
-        return Entry(app, root_path, lifespan_state)
+        return Entry(app, root_path, state)
     if app is not None and _mounts(app, middleware):
-        return Entry(app, scope.get("app_root_path", ""), lifespan_state)
+        return Entry(app, scope.get("app_root_path", ""), state)
     return Entry(wrapped, root_path, scope.get("state"))
 
 

@@ -53,7 +53,7 @@ class BatchMiddleware:
             return
         kind = scope["type"]
         if kind == "lifespan":
-            self._lifespan_state = scope.get("state")
+            self._lifespan_state = scope.get("state", {})
         if not self._is_published and "app" in scope:
             self._is_published = True
             if is_layer(self, scope["app"]):

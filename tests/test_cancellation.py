@@ -410,6 +410,7 @@ def test_a_batch_that_is_cancelled_twice_leaves_nothing() -> None:
 
     def twice(visit: Visit) -> None:
         visit.cancel()
-        asyncio.get_running_loop().call_later(TIME_SPENT_CLEANING / 2, visit.task.cancel)
+        again = asyncio.get_running_loop().call_later(TIME_SPENT_CLEANING / 2, visit.task.cancel)
+        visit.task.add_done_callback(lambda _: again.cancel())
 
     assert sweep(twice, mode="parallel", accept="text/event-stream") > 100
