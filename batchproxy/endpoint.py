@@ -23,6 +23,7 @@ from .engine.in_flight import InFlight
 from .engine.model import ASGIApp, Batch, Guard, Headers, Receive, Scope, Send
 from .engine.paths import canonical
 from .engine.policy import Judge, Policy, strings
+from .engine.schedule import Schedule
 from .engine.target import AppTarget, Budget, Entry
 
 ALLOWED = b"GET, HEAD, OPTIONS, POST"
@@ -172,8 +173,14 @@ class Visit:
         minimal = b"prefer" in fields and request.prefers_minimal(fields)
         batch = endpoint.dialect.read(body, caller, endpoint, minimal=minimal)
         judge = Judge(endpoint, caller, self._endpoints)
-        batch = await self._guarded(judge.batch(batch))
-        await self._run(batch, media_type, judge)
+        batch = judge.batch(batch)
+        # Before the guards, so that a batch which cannot run counts for nobody's quota.
+        schedule = Schedule(batch, max_depth=endpoint.max_dependency_depth)
+        self._in_flight.check(min(endpoint.concurrency, len(batch.items)))
+        if endpoint.guards:
+            batch = await self._guarded(batch)
+            schedule = Schedule(batch, max_depth=endpoint.max_dependency_depth)
+        await self._run(batch, schedule, media_type, judge)
 
     async def _guarded(self, batch: Batch) -> Batch:
         for guard in self._endpoint.guards:
@@ -182,7 +189,7 @@ class Visit:
                 raise TypeError(f"A guard returns the batch; {guard!r} returned {type(batch).__name__}.")
         return batch
 
-    async def _run(self, batch: Batch, media_type: str, judge: Judge) -> None:
+    async def _run(self, batch: Batch, schedule: Schedule, media_type: str, judge: Judge) -> None:
         endpoint = self._endpoint
         writer = endpoint.dialect.writer(batch, media_type, endpoint, problem_type=self._problem_type)
         headers = self._headers
@@ -204,6 +211,7 @@ class Visit:
             emitter = Streamed(writer, self._send, headers, budget=budget, write_timeout=endpoint.write_timeout)
         run = Run(
             batch,
+            schedule,
             target,
             emitter,
             policy=endpoint,

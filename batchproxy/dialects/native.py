@@ -273,7 +273,10 @@ class _Reading:
             )
 
     def _item(self, index: int, request: _Item) -> Item:
-        """The hot path: most items have a method and a path, perhaps a JSON body, and nothing else."""
+        if not (request.headers or request.body or request.query or request.depends_on or request.vars):
+            # The rule, and the hot path.
+            path, query = self._target(request.path, index)
+            return Item(index, request.method, path, query, request.id or None, timeout=request.timeout or None)
         headers: Headers = ()
         body = b""
         if request.headers:
@@ -291,7 +294,10 @@ class _Reading:
             template = self._template(index, request, headers, body)
             after = tuple(dict.fromkeys((*after, *(reference.source for reference in template.references))))
         else:
-            path, query = self._target(index, request)
+            path, query = self._target(request.path, index)
+            if request.query:
+                added = query_string(self._query(index, request.query))
+                query = joined_queries(query.decode("ascii"), added).encode("ascii")
         return Item(
             index,
             request.method,
@@ -311,16 +317,12 @@ class _Reading:
             return instead
         return value
 
-    def _target(self, index: int, request: _Item) -> tuple[bytes, bytes]:
-        read = canonical(request.path, allow_empty_segments=self._policy.allow_empty_segments)
+    def _target(self, path: str, index: int) -> tuple[bytes, bytes]:
+        read = canonical(path, allow_empty_segments=self._policy.allow_empty_segments)
         if isinstance(read, Refusal):
             self._refused.setdefault(index, read)
             return b"", b""
-        path, query = self._base + read[0], read[1]
-        if request.query:
-            added = query_string(self._query(index, request.query))
-            query = joined_queries(query.decode("ascii"), added).encode("ascii")
-        return path, query
+        return self._base + read[0], read[1]
 
     def _query(self, index: int, given: Mapping[str, msgspec.Raw]) -> dict[str, list[str]]:
         """The texts of the values: numbers as they stood in the batch."""

@@ -58,12 +58,13 @@ class Run:
 
     `watch` is a call that returns when the client has left; it is made once there is something to wait for.
 
-    Raises `Overloaded` if there is no place for the batch, and `Invalid` for its dependencies, before anything runs.
+    Raises `Overloaded` if there is no place for the batch, before anything runs.
     """
 
     def __init__(
         self,
         batch: Batch,
+        schedule: Schedule,
         target: AppTarget,
         emitter: Emitter,
         *,
@@ -72,7 +73,7 @@ class Run:
         in_flight: InFlight,
         watch: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
-        self._schedule = Schedule(batch, max_depth=policy.max_dependency_depth)
+        self._schedule = schedule
         self._batch = batch
         self._items = batch.items
         self._refused = batch.refused

@@ -92,13 +92,14 @@ class Caller(msgspec.Struct, frozen=True):
     """Who asked: what every item has in common with the request that brought the batch.
 
     `inherited` are the headers that each item has unless it sets its own. `mount` is the prefix under which the app is
-    mounted, as direct clients write it.
+    mounted, as direct clients write it; `root_path` is that of the ASGI scope, which routers take off where it stands.
     """
 
     request_id: str
     scheme: str = "http"
     host: str = ""
     mount: str = ""
+    root_path: str = ""
     client: tuple[str, int] | None = None
     inherited: Headers = ()
     browser: bool = False

@@ -16,7 +16,7 @@ from .errors import Failure, SettingError
 from .headers import is_token, normalised, refused_by_setting
 from .in_flight import InFlight
 from .model import Batch, Caller, Execution, Item, Refusal
-from .paths import Rule, canonical, readings, rule, without_trailing_slash
+from .paths import Rule, Segments, canonical, readings, rule, without_trailing_slash
 
 KiB, MiB = 1024, 1024 * 1024
 
@@ -169,7 +169,16 @@ class Judge:
     `endpoints` are the full paths of the batch endpoints, which no item may reach.
     """
 
-    __slots__ = ("_caller", "_counts", "_endpoints", "_has_rules", "_plain_endpoints", "_policy", "_reads_paths")
+    __slots__ = (
+        "_caller",
+        "_counts",
+        "_endpoints",
+        "_has_rules",
+        "_plain_endpoints",
+        "_policy",
+        "_reads_paths",
+        "_root",
+    )
 
     def __init__(self, policy: Policy, caller: Caller, endpoints: Collection[str]) -> None:
         self._policy = policy
@@ -178,7 +187,8 @@ class Judge:
         self._plain_endpoints = frozenset(path.encode("utf-8") for path in endpoints)
         self._counts = [0] * len(policy.caps)
         self._has_rules = bool(policy.deny_rules or policy.caps or policy.allow_rules is not None)
-        self._reads_paths = self._has_rules or bool(caller.mount)
+        self._root = tuple(caller.root_path[1:].split("/")) if caller.root_path else ()
+        self._reads_paths = self._has_rules or bool(self._root)
 
     def batch(self, batch: Batch) -> Batch:
         """The batch with the items refused that the policy refuses."""
@@ -239,27 +249,39 @@ class Judge:
         first, second = readings(item.path)
         if mount and not _is_below(first, mount) & _is_below(second, mount):
             return Refusal(Failure.INVALID_PATH, f"The app is mounted at `{mount}`; the path lies outside of it.")
-        bare = without_trailing_slash(first), without_trailing_slash(second)
-        if bare[0] in self._endpoints or bare[1] in self._endpoints:
+        spellings = self._spellings((first, second))
+        if any(spelling in self._endpoints for spelling in spellings):
             return _NESTED
         if not self._has_rules:
             return None
-        if not self._permitted(item.method, (first, second), bare):
+        if not self._permitted(item.method, (first, second), spellings):
             return Refusal(Failure.FORBIDDEN, "The policy of this endpoint does not permit the item.")
-        return self._cap(item.method, bare)
+        return self._cap(item.method, spellings)
 
-    def _permitted(self, method: str, exact: tuple[Any, Any], bare: tuple[Any, Any]) -> bool:
+    def _spellings(self, exact: tuple[Segments, Segments]) -> list[Segments]:
+        """What reaches the same route as a path: without a slash at its end, with and without the `root_path`."""
+        root = self._root
+        spellings = []
+        for reading in exact:
+            bare = without_trailing_slash(reading)
+            spellings.append(bare)
+            if root:
+                is_below = bare[: len(root)] == root
+                spellings.append(bare[len(root) :] or ("",) if is_below else root + bare)
+        return spellings
+
+    def _permitted(self, method: str, exact: tuple[Segments, Segments], spellings: list[Segments]) -> bool:
         policy = self._policy
-        if any(rule.matches(method, reading) for rule in policy.deny_rules for reading in bare):
+        if any(rule.matches(method, spelling) for rule in policy.deny_rules for spelling in spellings):
             return False
         rules = policy.allow_rules
         return rules is None or all(any(rule.matches(method, reading) for rule in rules) for reading in exact)
 
-    def _cap(self, method: str, bare: tuple[Any, Any]) -> Refusal | None:
+    def _cap(self, method: str, spellings: list[Segments]) -> Refusal | None:
         matching = [
             position
             for position, (rule, _) in enumerate(self._policy.caps)
-            if any(rule.matches(method, reading) for reading in bare)
+            if any(rule.matches(method, spelling) for spelling in spellings)
         ]
         for position in matching:
             most = self._policy.caps[position][1]
