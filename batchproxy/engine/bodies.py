@@ -76,8 +76,12 @@ def kind_of(headers: Headers) -> Kind:
 def as_json(meant: Kind, body: bytes, max_depth: int) -> tuple[bytes, str | None]:
     """A body as one JSON value, and the `body_encoding` that tells how to read it, if it needs telling."""
     if meant is Kind.JSON:
-        if is_document(body, max_depth):
-            return body, None
+        try:
+            _parse(body)
+            if (body.isascii() or _utf8(body) is not None) and not is_deeper(body, max_depth):
+                return body, None
+        except (msgspec.DecodeError, RecursionError):
+            pass
         text = _utf8(body)
         if text is not None:
             return _quote(text), "text"
@@ -86,15 +90,6 @@ def as_json(meant: Kind, body: bytes, max_depth: int) -> tuple[bytes, str | None
         if text is not None:
             return _quote(text), None
     return b'"%b"' % binascii.b2a_base64(body, newline=False), "base64"
-
-
-def is_document(body: bytes, max_depth: int) -> bool:
-    """Whether these bytes are one JSON document in UTF-8, nested at most `max_depth` deep."""
-    try:
-        _parse(body)
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return (body.isascii() or _utf8(body) is not None) and not is_deeper(body, max_depth)
 
 
 def is_deeper(document: bytes, max_depth: int) -> bool:

@@ -174,6 +174,9 @@ class Judge:
         "_counts",
         "_endpoints",
         "_has_rules",
+        "_max_item_bytes",
+        "_max_path_bytes",
+        "_methods",
         "_plain_endpoints",
         "_policy",
         "_reads_paths",
@@ -182,6 +185,9 @@ class Judge:
 
     def __init__(self, policy: Policy, caller: Caller, endpoints: Collection[str]) -> None:
         self._policy = policy
+        self._methods = policy.methods
+        self._max_item_bytes = policy.max_item_bytes
+        self._max_path_bytes = policy.max_path_bytes
         self._caller = caller
         self._endpoints = [tuple(path[1:].split("/")) for path in endpoints]
         self._plain_endpoints = frozenset(path.encode("utf-8") for path in endpoints)
@@ -203,13 +209,12 @@ class Judge:
 
     def item(self, item: Item) -> Refusal | None:
         """Why an item may not run; an item that still waits for values is judged again when it has them."""
-        policy = self._policy
-        if item.method not in policy.methods:
-            return Refusal(Failure.METHOD_REFUSED, f"Allowed here: {', '.join(sorted(policy.methods))}.")
-        if len(item.body) > policy.max_item_bytes:
+        if item.method not in self._methods:
+            return Refusal(Failure.METHOD_REFUSED, f"Allowed here: {', '.join(sorted(self._methods))}.")
+        if len(item.body) > self._max_item_bytes:
             return Refusal(
                 Failure.BODY_TOO_LARGE,
-                f"The body has {len(item.body)} bytes; the limit is {policy.max_item_bytes}.",
+                f"The body has {len(item.body)} bytes; the limit is {self._max_item_bytes}.",
             )
         if item.headers:
             refusal = self._headers(item)
@@ -217,12 +222,12 @@ class Judge:
                 return refusal
         if item.template is not None:
             return None
-        length = len(item.path) + len(item.query)
-        if length > policy.max_path_bytes:
-            return Refusal(
-                Failure.PATH_TOO_LONG, f"Path and query have {length} bytes; the limit is {policy.max_path_bytes}."
-            )
         path = item.path
+        length = len(path) + len(item.query)
+        if length > self._max_path_bytes:
+            return Refusal(
+                Failure.PATH_TOO_LONG, f"Path and query have {length} bytes; the limit is {self._max_path_bytes}."
+            )
         if self._reads_paths or b"%" in path:
             return self._path(item)
         # Both readings are the path itself, and there is nothing to compare it with but the endpoints.
