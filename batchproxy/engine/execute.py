@@ -13,6 +13,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import Any, Protocol
 
@@ -392,13 +393,13 @@ class Run:
         if self._watcher is not None:
             self._watcher.cancel()
             tasks.add(self._watcher)
-        while tasks:
-            for exchange in list(self._alive):
-                exchange.cancel()
-            try:
-                _, tasks = await asyncio.wait(tasks)
-            except asyncio.CancelledError:
-                continue
+        for exchange in list(self._alive):
+            exchange.cancel()
+        # An anyio scope cancels us in every turn of the loop. So items are cancelled once, and clean up in peace; and only
+        # what has not ended is waited for: `wait` takes a turn even for what has, and would never get it.
+        while tasks := {task for task in tasks if not task.done()}:
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait(tasks)
         self._share.leave()
 
 

@@ -216,7 +216,8 @@ def of_answer(headers: Iterable[tuple[bytes, bytes]], *, keep_length: bool) -> t
             length = int(value) if value.isdigit() else None
             if not keep_length:
                 continue
-        kept.append((lower, value))
+        # RFC 9110, section 5.5: the blanks around a value are no part of it.
+        kept.append((lower, value.strip(b" \t")))
     if listed:
         kept = [pair for pair in kept if pair[0] not in listed]
     return tuple(kept), length
