@@ -395,8 +395,8 @@ class Run:
             tasks.add(self._watcher)
         for exchange in list(self._alive):
             exchange.cancel()
-        # An anyio scope cancels us in every turn of the loop. So items are cancelled once, and clean up in peace; and only
-        # what has not ended is waited for: `wait` takes a turn even for what has, and would never get it.
+        # An anyio scope cancels us in every turn of the loop. So items are cancelled once, and clean up in peace; and
+        # only what has not ended is waited for: `wait` takes a turn even for what has, and would never get it.
         while tasks := {task for task in tasks if not task.done()}:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait(tasks)
