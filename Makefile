@@ -1,0 +1,30 @@
+# Every target but help and clean prepares .venv for itself; `make demo ONCE=1` ends after the batches.
+
+PYTHON := .venv/bin/python
+READY := .venv/.batchproxy
+
+.PHONY: help demo test check clean
+
+help:
+	@echo "make demo    serve an example shop, send it batches, and keep serving (ONCE=1: end after the batches)"
+	@echo "make test    run all tests with coverage, on every supported Python that is present"
+	@echo "make check   formatting, lint, types, and the direction of imports"
+	@echo "make clean   remove what these commands made"
+
+$(READY): pyproject.toml scripts/environment
+	@scripts/environment .venv dev
+
+demo: $(READY)
+	@$(PYTHON) -m examples.shop.demo $(if $(filter-out 0,$(ONCE)),--once)
+
+test: $(READY)
+	@$(PYTHON) scripts/test.py
+
+check: $(READY)
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest --quiet tests/test_imports.py tests/test_exports.py
+
+clean:
+	@scripts/clean

@@ -1,0 +1,57 @@
+"""A client of the batched shop, on the standard library alone."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPResponse
+from types import TracebackType
+from typing import Any, TypeAlias
+
+JSON: TypeAlias = Any
+Answer: TypeAlias = tuple[int, JSON | bytes]
+
+
+class Client:
+    """One connection to the shop, which stays open."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._connection = HTTPConnection(host, port, timeout=60)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def get(self, path: str) -> Answer:
+        """Send one request alone."""
+        self._connection.request("GET", f"/api{path}")
+        response = self._connection.getresponse()
+        data = response.read()
+        return response.status, json.loads(data) if response.headers.get_content_subtype() == "json" else data
+
+    def batch(self, requests: list[JSON]) -> JSON:
+        """Send many in one, and wait for all the answers."""
+        return json.load(self._post(requests, accept="application/json"))
+
+    def stream(self, requests: list[JSON]) -> Iterator[JSON]:
+        """Send many in one, and take each answer as it comes."""
+        return map(json.loads, self._post(requests, accept="application/x-ndjson"))
+
+    def _post(self, requests: list[JSON], *, accept: str) -> HTTPResponse:
+        headers = {"Content-Type": "application/json", "Accept": accept}
+        self._connection.request("POST", "/api/batch", json.dumps({"requests": requests}), headers)
+        response = self._connection.getresponse()
+        if response.status != 200:
+            raise ValueError(f"{response.status}: {response.read().decode()}")
+        return response
+
+
+def answer(response: JSON) -> Answer:
+    """One of the responses of a batch, in the form in which `Client.get` returns it."""
+    body = response.get("body")
+    return response["status"], base64.b64decode(body) if response.get("body_encoding") == "base64" else body
