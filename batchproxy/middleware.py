@@ -36,6 +36,7 @@ class BatchMiddleware:
         self._running: set[Run] = set()
         self._lifespan_state: dict[str, Any] | None = None
         self._mount = ""
+        self._is_published = False
         try:
             self._endpoints = _endpoints(path, endpoints, settings)
         except SettingError as error:
@@ -48,32 +49,36 @@ class BatchMiddleware:
         return f"BatchMiddleware({', '.join(self._endpoints)})"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._error is not None:
-            await _fail(self._error, scope, receive, send)
-            return
-        kind = scope["type"]
-        if kind == "lifespan":
+        if scope["type"] != "http" or not self._is_published:
+            if self._error is not None:
+                await _fail(self._error, scope, receive, send)
+                return
+            self._look_at(scope)
+        extensions = scope.get("extensions")
+        mark = extensions.get(EXTENSION) if extensions else None
+        if extensions and mark is not None and not isinstance(mark, Mark):
+            # Only an item of ours may say that it is one.
+            scope = {**scope, "extensions": {key: value for key, value in extensions.items() if key != EXTENSION}}
+            mark = None
+        endpoint = self._endpoint_at(scope) if scope["type"] == "http" else None
+        if endpoint is None or (mark is not None and scope["method"] != "POST"):
+            await self.app(scope, receive, send)
+        elif mark is not None:
+            await _refuse_nested(mark, send)
+        else:
+            await self._visit(endpoint, scope, receive, send)
+
+    def _look_at(self, scope: Scope) -> None:
+        """What can be learnt from the scopes that come first: the state of the lifespan, and the app around us."""
+        if scope["type"] == "lifespan":
             self._lifespan_state = scope.get("state", {})
-        if not self._is_published and "app" in scope:
+        if not self._is_published and ("app" in scope or scope["type"] == "http"):
             self._is_published = True
-            if is_layer(self, scope["app"]):
-                self._publish(scope["app"])
-        if kind != "http":
-            await self.app(scope, receive, send)
-            return
-        mark = scope["extensions"].get(EXTENSION) if scope.get("extensions") else None
-        endpoint = self._endpoint_at(scope)
-        if mark is not None:
-            if isinstance(mark, Mark):
-                if endpoint is not None and scope["method"] == "POST":
-                    await _refuse_nested(mark, send)
-                    return
-                endpoint = None
-            else:
-                scope = {**scope, "extensions": {k: v for k, v in scope["extensions"].items() if k != EXTENSION}}
-        if endpoint is None:
-            await self.app(scope, receive, send)
-            return
+            app = scope.get("app")
+            if is_layer(self, app):
+                self._publish(app)
+
+    async def _visit(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         mount = mount_of(scope)
         visit = Visit(
             endpoint,

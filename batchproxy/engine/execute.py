@@ -228,6 +228,8 @@ class Run:
                 await self._have_room(exchange)
             if not exchange.done:
                 await exchange.call()
+                if not exchange.done:
+                    self._log(exchange.item, None)
         # An item gets the fate that it would have alone: a server answers whatever the app raises, and lives on.
         except BaseException as raised:
             exchange.finish()
@@ -272,14 +274,15 @@ class Run:
             self._log(exchange.item, raised)
         return False
 
-    def _log(self, item: Item, raised: BaseException) -> None:
+    def _log(self, item: Item, raised: BaseException | None) -> None:
+        """What the answer does not tell: that the app raised, or that it returned without an answer."""
         logger.error(
             "item.failed batch=%s index=%d id=%s method=%s exception=%s",
             self._batch.id,
             item.index,
             item.id,
             item.method,
-            type(raised).__name__,
+            type(raised).__name__ if raised is not None else "none, it returned without an answer",
             exc_info=raised,
         )
 
