@@ -7,7 +7,7 @@ out as they are.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -17,6 +17,7 @@ from .engine.model import Headers, Result, Send
 from .engine.target import Budget
 
 _LARGE = 64 * 1024
+_LARGEST = 256 * 1024
 HEARTBEAT = 15.0
 """Seconds without a record after which a stream of events shows that it lives."""
 
@@ -62,8 +63,9 @@ class Collected:
                 await self._send(start(200, (*headers, *self._headers)))
                 for position, block in enumerate(blocks):
                     blocks[position] = b""
-                    limit.reschedule(self._loop.time() + self._write_timeout)
-                    await self._send(body(block, more=position < last))
+                    for part, is_last in _parts(block):
+                        limit.reschedule(self._loop.time() + self._write_timeout)
+                        await self._send(body(part, more=position < last or not is_last))
         except (TimeoutError, OSError):
             # A reader that takes nothing is gone; so is one whose connection is closed.
             self._gone = True
@@ -133,7 +135,8 @@ class Streamed:
             del pieces
             for position, block in enumerate(blocks):
                 blocks[position] = b""
-                await self._deliver(body(block, more=True))
+                for part, _ in _parts(block):
+                    await self._deliver(body(part, more=True))
             if not self._gone:
                 self.backlog -= size
             self._budget.left += held
@@ -175,6 +178,15 @@ class Streamed:
 
 def _with_charset(media_type: str) -> bytes:
     return (f"{media_type}; charset=utf-8" if media_type.startswith("text/") else media_type).encode("ascii")
+
+
+def _parts(block: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Slices for the server to send one by one, each in its own time, and whether it is the last of the block."""
+    if len(block) <= _LARGEST:
+        yield block, True
+        return
+    for position in range(0, len(block), _LARGEST):
+        yield block[position : position + _LARGEST], position + _LARGEST >= len(block)
 
 
 def _blocks(pieces: Iterable[bytes]) -> list[bytes]:

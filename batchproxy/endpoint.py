@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -71,13 +71,8 @@ class Endpoint(Policy):
 
 
 def _is_origin(text: str) -> bool:
-    parts = urlsplit(text)
-    return (
-        parts.scheme in ("http", "https")
-        and text == f"{parts.scheme}://{parts.netloc}"
-        and bool(parts.netloc)
-        and "*" not in text
-    )
+    """Whether this is an origin as browsers write it; one in another form would never match."""
+    return re.fullmatch(r"https?://(?:[a-z0-9.\-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?", text) is not None
 
 
 def _is_async(guard: object) -> bool:
@@ -226,6 +221,6 @@ class Visit:
             self._running.discard(run)
 
     async def _watch(self, run: Run) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        run.leave()
+        # One message is enough: a layer in front that replays the body for ever must not keep us busy.
+        if (await self._receive())["type"] == "http.disconnect":
+            run.leave()

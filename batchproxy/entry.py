@@ -11,6 +11,8 @@ from typing import Any
 from .engine.model import ASGIApp, Scope
 from .engine.target import Entry
 
+_MOST_LAYERS = 1000
+
 
 def entry(scope: Scope, middleware: object, wrapped: ASGIApp, lifespan_state: dict[str, Any] | None) -> Entry:
     """Where items of a batch that came to this middleware enter."""
@@ -34,13 +36,18 @@ def mount_of(scope: Scope) -> str:
 
 
 def is_layer(middleware: object, app: object) -> bool:
-    """Whether the middleware is one of this Starlette app's own."""
-    return _holds(getattr(app, "middleware_stack", None), middleware)
+    """Whether the middleware is one of this Starlette app's own.
+
+    Layers that keep the next one under another name than `app` hide what lies below; then its class must do.
+    """
+    if _holds(getattr(app, "middleware_stack", None), middleware):
+        return True
+    return any(getattr(each, "cls", None) is type(middleware) for each in getattr(app, "user_middleware", ()))
 
 
 def _holds(layer: object, middleware: object) -> bool:
     """Whether the middleware is one of an app's layers, each of which has the next as `app`."""
-    while layer is not None:
+    for _ in range(_MOST_LAYERS):
         if layer is middleware:
             return True
         layer = getattr(layer, "app", None)

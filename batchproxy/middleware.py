@@ -27,9 +27,19 @@ class BatchMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, /, path: str = "/batch", *, endpoints: Sequence[Endpoint] | None = None, **settings: Any
+        self,
+        app: ASGIApp | None = None,
+        /,
+        path: str = "/batch",
+        *,
+        endpoints: Sequence[Endpoint] | None = None,
+        **settings: Any,
     ) -> None:
-        self.app = app
+        # Some frameworks, and older versions of Starlette, give it by name. Then it is no setting.
+        app = settings.pop("app", None) if app is None else app
+        if app is None:
+            raise TypeError("BatchMiddleware wraps an ASGI app: BatchMiddleware(app, ...)")
+        self.app: ASGIApp = app
         self._error: SettingError | None = None
         self._endpoints: dict[str, Endpoint] = {}
         self._in_flight = InFlight()

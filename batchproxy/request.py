@@ -23,10 +23,14 @@ class Disconnected(Exception):
 
 def fields(scope: Scope) -> dict[bytes, bytes]:
     """The headers by name; several of one name joined as a list (RFC 9110, section 5.3)."""
-    joined: dict[bytes, bytes] = {}
+    single: dict[bytes, bytes] = {}
+    several: dict[bytes, list[bytes]] = {}
     for name, value in scope["headers"]:
-        joined[name] = joined[name] + b", " + value if name in joined else value
-    return joined
+        if name in single:
+            several.setdefault(name, [single[name]]).append(value)
+        else:
+            single[name] = value
+    return single | {name: b", ".join(values) for name, values in several.items()}
 
 
 def request_id(headers: Mapping[bytes, bytes]) -> str:

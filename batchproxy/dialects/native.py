@@ -38,6 +38,7 @@ from ._native_schema import schemas
 
 JSON, NDJSON, EVENT_STREAM = "application/json", "application/x-ndjson", "text/event-stream"
 
+_MAX_REFERENCE = 1024
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -148,7 +149,8 @@ def _envelope(body: bytes, max_items: int) -> _Envelope:
         if not body.isascii():
             # The parser does not look at the UTF-8 of what it leaves undecoded.
             body.decode("utf-8")
-        if body.count(b"{") > max_items:
+        # One brace is that of the batch itself.
+        if body.count(b"{") > max_items + 1:
             _check_count(body, max_items)
         return _decode(body)
     except UnicodeDecodeError as fault:
@@ -189,7 +191,9 @@ def _check_count(body: bytes, max_items: int) -> None:
 
 def _invalid(text: str) -> Invalid:
     """Turns the parser's words into ours: where, what was expected, the nearest name; nothing of the values."""
-    what, _, where = text.partition(" - at `$")
+    what, _, where = text.rpartition(" - at `$") if " - at `$" in text else (text, "", "")
+    # Inside a header's list the parser does not tell the name, so that the pointer ends before it.
+    where = where.partition("[...]")[0]
     pointer = "".join(
         f"/{member or index}" for member, index in re.findall(r"\.([A-Za-z_]+)|\[(\d+)\]", where.rstrip("`"))
     )
@@ -281,7 +285,7 @@ class _Reading:
         headers: Headers = ()
         body = b""
         if request.headers:
-            headers = self._or_refused(index, own(request.headers), ())
+            headers = self._or_refused(index, self._too_many(request.headers) or own(request.headers), ())
         if request.body:
             body = self._or_refused(index, self._body(index, request), b"")
             if not any(name == b"content-type" for name, _ in headers):
@@ -296,7 +300,7 @@ class _Reading:
             after = tuple(dict.fromkeys((*after, *(reference.source for reference in template.references))))
         else:
             path, query = self._target(request.path, index)
-            if request.query:
+            if request.query and self._is_short(index, request.query):
                 added = query_string(self._query(index, request.query))
                 query = joined_queries(query.decode("ascii"), added).encode("ascii")
         return Item(
@@ -312,6 +316,20 @@ class _Reading:
             request.timeout or None,
         )
 
+    def _too_many(self, headers: Mapping[str, str | list[str]]) -> Refusal | None:
+        """Counted before any of them is looked at."""
+        policy = self._policy
+        values = [value for given in headers.values() for value in ([given] if isinstance(given, str) else given)]
+        size = sum(map(len, headers)) + sum(map(len, values))
+        count = max(len(headers), len(values))
+        if count <= policy.max_headers and size <= policy.max_header_bytes:
+            return None
+        return Refusal(
+            Failure.HEADERS_TOO_LARGE,
+            f"The item has {count} headers of {size} bytes; the limits are {policy.max_headers}"
+            f" and {policy.max_header_bytes}.",
+        )
+
     def _or_refused(self, index: int, value: Any, instead: Any) -> Any:
         if isinstance(value, Refusal):
             self._refused.setdefault(index, value)
@@ -319,11 +337,24 @@ class _Reading:
         return value
 
     def _target(self, path: str, index: int) -> tuple[bytes, bytes]:
+        if len(path) > self._policy.max_path_bytes:
+            detail = f"Path and query have {len(path)} bytes; the limit is {self._policy.max_path_bytes}."
+            self._refused.setdefault(index, Refusal(Failure.PATH_TOO_LONG, detail))
+            return b"", b""
         read = canonical(path, allow_empty_segments=self._policy.allow_empty_segments)
         if isinstance(read, Refusal):
             self._refused.setdefault(index, read)
             return b"", b""
         return self._base + read[0], read[1]
+
+    def _is_short(self, index: int, query: Mapping[str, msgspec.Raw]) -> bool:
+        """Whether a `query` may fit into a path, judged undecoded: an escape takes six bytes for one."""
+        size = sum(map(len, query)) + sum(len(bytes(raw)) for raw in query.values())
+        if size <= 6 * self._policy.max_path_bytes:
+            return True
+        detail = f"`query` alone is longer than the limit of {self._policy.max_path_bytes} bytes for path and query."
+        self._refused.setdefault(index, Refusal(Failure.PATH_TOO_LONG, detail))
+        return False
 
     def _query(self, index: int, given: Mapping[str, msgspec.Raw]) -> dict[str, list[str]]:
         """The texts of the values: numbers as they stood in the batch."""
@@ -359,6 +390,11 @@ class _Reading:
             return Refusal(Failure.INVALID_BODY, "The body is not base64 (RFC 4648, section 4).")
 
     def _after(self, index: int, ids: list[str]) -> tuple[int, ...]:
+        if len(ids) > len(self._requests):
+            raise Invalid(
+                f"`depends_on` has {len(ids)} ids; the batch has {len(self._requests)} items.",
+                pointer=f"/requests/{index}/depends_on",
+            )
         return tuple(
             dict.fromkeys(
                 self._index_of(each, f"/requests/{index}/depends_on/{position}") for position, each in enumerate(ids)
@@ -386,9 +422,10 @@ class _Reading:
         target, used = self._template_target(index, request)
         json_body = bool(body) and request.body_encoding == "json"
         if json_body:
-            in_body = references.placeholders_of_body(body)
-            used |= in_body
-            if len(body) > references.MAX_TEMPLATE_BYTES and not in_body.isdisjoint(given):
+            if len(body) <= references.MAX_TEMPLATE_BYTES:
+                used |= references.placeholders_of_body(body)
+            elif in_body := {name for name in given if b"{%b}" % name.encode("ascii") in body}:
+                used |= in_body
                 self._refused.setdefault(
                     index,
                     Refusal(
@@ -411,6 +448,8 @@ class _Reading:
         if references.NAME.fullmatch(name) is None:
             raise Invalid("A name in `vars` has 1 to 64 letters, digits and `_.-`.", pointer=pointer)
         id, mark, fragment = value.partition("#")
+        if len(value) > _MAX_REFERENCE:
+            raise Invalid(f"A value in `vars` has at most {_MAX_REFERENCE} characters.", pointer=pointer)
         if not mark or not id or not fragment.startswith("/"):
             raise Invalid("A value in `vars` is `id#/pointer`, such as `create#/body/id`.", pointer=pointer)
         source = self._index_of(id, pointer)
@@ -428,7 +467,7 @@ class _Reading:
                 raise Invalid(
                     f"The path uses `{{{name}}}`, which `vars` does not declare.", pointer=f"/requests/{index}/path"
                 )
-        if not request.query:
+        if not request.query or not self._is_short(index, request.query):
             return path, used
         pairs = []
         for name, texts in self._query(index, request.query).items():

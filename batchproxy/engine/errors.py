@@ -121,7 +121,7 @@ class RateLimited(BatchError):
     title = "Too many requests"
 
     def __init__(self, detail: str, *, retry_after: int = 1) -> None:
-        super().__init__(detail, headers=((b"retry-after", b"%d" % max(retry_after, 0)),))
+        super().__init__(detail, headers=((b"retry-after", b"%d" % max(int(retry_after or 0), 0)),))
 
 
 class Overloaded(BatchError):
@@ -132,7 +132,7 @@ class Overloaded(BatchError):
     title = "The server is busy"
 
     def __init__(self, detail: str, *, retry_after: int = 1) -> None:
-        super().__init__(detail, headers=((b"retry-after", b"%d" % max(retry_after, 0)),))
+        super().__init__(detail, headers=((b"retry-after", b"%d" % max(int(retry_after or 0), 0)),))
 
 
 WHOLE_BATCH: dict[str, tuple[int, str]] = {

@@ -13,7 +13,6 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import Any, Protocol
 
@@ -302,9 +301,15 @@ class Run:
         if self._sources and result.index in self._sources:
             self._answers[result.index] = result
         emitter, schedule = self._emitter, self._schedule
-        emitter.put(result)
-        for skipped in schedule.settle(result):
-            emitter.put(skipped)
+        skipped = schedule.settle(result)
+        try:
+            emitter.put(result)
+        except Exception as fault:
+            # A result that cannot be written; it must not keep the batch from its end.
+            self._log(self._items[result.index], fault)
+            emitter.put(failed(result.index, Failure.APP_ERROR, "The answer could not be written."))
+        for each in skipped:
+            emitter.put(each)
         if self._target.budget.exhausted:
             self._give_up("The answers of this batch have reached their limit together.")
         if emitter.backlog or not schedule.unsettled:
@@ -400,10 +405,15 @@ class Run:
             exchange.cancel()
         # An anyio scope cancels us in every turn of the loop. So items are cancelled once, and clean up in peace; and
         # only what has not ended is waited for: `wait` takes a turn even for what has, and would never get it.
+        cancelled = False
         while tasks := {task for task in tasks if not task.done()}:
-            with suppress(asyncio.CancelledError):
+            try:
                 await asyncio.wait(tasks)
+            except asyncio.CancelledError:
+                cancelled = True
         self._share.leave()
+        if cancelled:
+            raise asyncio.CancelledError
 
 
 def _task(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, context: Context) -> asyncio.Task[None]:

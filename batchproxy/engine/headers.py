@@ -16,6 +16,11 @@ from .model import Headers, Refusal
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _NOT_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
+_LONGEST_NAME = 256
+_NOT_A_NAME = Refusal(
+    Failure.INVALID_HEADER, f"A header name is a token (RFC 9110, section 5.6.2) of at most {_LONGEST_NAME} characters."
+)
+
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding"
     b" upgrade http2-settings".split()
@@ -100,7 +105,12 @@ def inherited(outer: Iterable[tuple[bytes, bytes]]) -> Headers:
     """What each item takes from the request that brought the batch: its end-to-end headers, less what describes it."""
     outer = list(outer)
     dropped = connection_options(outer)
-    return tuple((name, value) for name, value in outer if name not in dropped and _is_inherited(name))
+    return tuple((name, value) for name, value in outer if name not in dropped and _inherits(name))
+
+
+def _inherits(name: bytes) -> bool:
+    # What is remembered must be short, for it comes from outside.
+    return _is_inherited(name) if len(name) <= _LONGEST_NAME else _is_inherited.__wrapped__(name)
 
 
 @lru_cache(maxsize=1024)
@@ -121,7 +131,7 @@ def own(given: Mapping[str, str | Sequence[str]]) -> Headers | Refusal:
     pairs: list[tuple[bytes, bytes]] = []
     seen: set[str] = set()
     for name, value in given.items():
-        refusal = _name_refusal(name)
+        refusal = _name_refusal(name) if len(name) <= _LONGEST_NAME else _NOT_A_NAME
         if refusal is not None:
             return refusal
         lower = name.lower()
@@ -160,8 +170,8 @@ def field_value(text: str) -> bytes | None:
 
 @lru_cache(maxsize=1024)
 def _name_refusal(name: str) -> Refusal | None:
-    if len(name) > 256 or _TOKEN.fullmatch(name) is None:
-        return Refusal(Failure.INVALID_HEADER, "A header name is a token of at most 256 characters.")
+    if _TOKEN.fullmatch(name) is None:
+        return _NOT_A_NAME
     plain = normalised(name)
     if plain in _NEVER_SET or plain in _HOP_BY_HOP_TEXT or plain.startswith(_NEVER_SET_PREFIXES):
         return Refusal(Failure.HEADER_REFUSED, f"An item may not set `{name.lower()}`.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import TypeAlias
 from urllib.parse import quote, unquote, unquote_to_bytes
 
@@ -153,7 +152,6 @@ class Rule(msgspec.Struct, frozen=True):
         return all(map(_segment_matches, own, segments))
 
 
-@lru_cache(maxsize=4096)
 def _segment_matches(pattern: str, segment: str) -> bool:
     if pattern == "*":
         return segment != ""

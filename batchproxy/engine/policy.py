@@ -20,6 +20,9 @@ from .paths import Rule, Segments, canonical, readings, rule, without_trailing_s
 
 KiB, MiB = 1024, 1024 * 1024
 
+_MOST_SECONDS = 1e9
+_PERCENT = ord("%")
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -61,8 +64,8 @@ class Limits:
 
     def _check_number(self, name: str, metadata: Mapping[str, Any]) -> None:
         value, least, unit = getattr(self, name), metadata["least"], metadata["unit"]
-        finite = isinstance(value, metadata["type"]) and not isinstance(value, bool) and value < float("inf")
-        if not finite or not value >= least:
+        is_number = isinstance(value, metadata["type"]) and not isinstance(value, bool)
+        if not is_number or value < least or (metadata["type"] is not int and not value <= _MOST_SECONDS):
             raise SettingError(name, value, f"expected {unit} of at least {least}")
 
 
@@ -104,7 +107,7 @@ class Policy(Limits):
         if self.base_path == "":
             return
         read = canonical(self.base_path)
-        if isinstance(read, Refusal) or read[1] or "?" in self.base_path or self.base_path.endswith("/"):
+        if isinstance(read, Refusal) or read[0].decode("ascii") != self.base_path or self.base_path.endswith("/"):
             raise SettingError("base_path", self.base_path, expected)
 
     def _check_names(self) -> None:
@@ -125,7 +128,7 @@ class Policy(Limits):
 
     @cached_property
     def deny_rules(self) -> tuple[Rule, ...]:
-        return tuple(_rules("deny", self.deny))
+        return tuple(map(_also_with_slash, _rules("deny", self.deny)))
 
     @cached_property
     def caps(self) -> tuple[tuple[Rule, int], ...]:
@@ -135,11 +138,17 @@ class Policy(Limits):
         for text, most in given.items():
             if isinstance(most, bool) or not isinstance(most, int) or most < 0:
                 raise SettingError("max_per_batch", given, f"expected an integer of at least 0 for {text!r}")
-        return tuple(zip(_rules("max_per_batch", given), given.values(), strict=True))
+        rules = map(_also_with_slash, _rules("max_per_batch", given))
+        return tuple(zip(rules, given.values(), strict=True))
 
     @cached_property
     def protected(self) -> frozenset[str]:
         return frozenset(map(normalised, self.protected_headers))
+
+
+def _also_with_slash(rule: Rule) -> Rule:
+    """A rule that refuses is compared with paths without the slash at their end."""
+    return msgspec.structs.replace(rule, segments=without_trailing_slash(rule.segments))
 
 
 def strings(setting: str, value: object) -> Iterator[str]:
@@ -228,7 +237,7 @@ class Judge:
             return Refusal(
                 Failure.PATH_TOO_LONG, f"Path and query have {length} bytes; the limit is {self._max_path_bytes}."
             )
-        if self._reads_paths or b"%" in path:
+        if self._reads_paths or _PERCENT in path:
             return self._path(item)
         # Both readings are the path itself, and there is nothing to compare it with but the endpoints.
         return _NESTED if (path[:-1] if path.endswith(b"/") else path) in self._plain_endpoints else None

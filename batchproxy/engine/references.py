@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from .bodies import as_json, kind_of
+from .bodies import as_json, is_deeper, kind_of
 from .errors import Failure
 from .headers import REMOVED, field_value
 from .model import Caller, Headers, Item, Refusal, Result, Template
@@ -24,10 +24,10 @@ NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.\-]{1,64})\}")
 MAX_TEMPLATE_BYTES = 256 * KiB
 """The largest JSON body in which values are put."""
-MAX_EXPANDED_BYTES = 1024 * KiB
-"""How much the values may add to one path, one header or one string of a body."""
+MAX_STRING_BYTES = 1024 * KiB
+"""How much the values may add to one string of a body."""
 
-_STRING_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"(?P<key>[ \t\r\n]*:)?')
+_STRING_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"(?P<key>[ \t\r\n]*:)?')
 _ARRAY_INDEX = re.compile(r"0|[1-9][0-9]{0,9}")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -38,6 +38,10 @@ _encode = msgspec.json.Encoder().encode
 
 class Unusable(Exception):
     """A value is missing, of the wrong kind, or too large; the text says which and why, without the value."""
+
+    def __init__(self, text: str, failure: Failure = Failure.REFERENCE_FAILED) -> None:
+        super().__init__(text)
+        self.failure = failure
 
 
 def pointer(text: str) -> tuple[str, ...]:
@@ -67,10 +71,13 @@ def complete(item: Item, answers: Mapping[int, Result], caller: Caller, policy: 
     try:
         values = _values(template, answers, policy)
         base, target = _target(template.target, values, caller, policy)
-        headers = _headers(item.headers, values)
+        headers = _headers(item.headers, values, policy.max_header_bytes)
         body = _body(item.body, values, policy.max_item_bytes) if template.json_body else item.body
     except Unusable as fault:
-        return Refusal(Failure.REFERENCE_FAILED, str(fault))
+        return Refusal(fault.failure, str(fault))
+    if template.json_body and is_deeper(body, policy.max_depth):
+        detail = f"With its values the body is nested deeper than {policy.max_depth} levels."
+        return Refusal(Failure.INVALID_BODY, detail)
     read = canonical(target, allow_empty_segments=policy.allow_empty_segments)
     if isinstance(read, Refusal):
         return read
@@ -151,14 +158,20 @@ def _scalar(name: str, value: bytes) -> str:
 # The places where it is put
 
 
-def _expand(text: str, values: Mapping[str, bytes], write: Callable[[str, str], str]) -> str:
-    """Replaces declared names in one pass: what a value brings in is not expanded again."""
-    if sum(len(values.get(name, b"")) for name in PLACEHOLDER.findall(text)) > MAX_EXPANDED_BYTES:
-        raise Unusable("With its values the item is larger than it may be.")
+def _expand(
+    text: str, values: Mapping[str, bytes], write: Callable[[str, str], str], most: int, too_large: Failure
+) -> str:
+    """Replaces declared names in one pass: what a value brings in is not expanded again.
+
+    `most` is the limit of what comes out; it is judged before anything is made.
+    """
+    names = PLACEHOLDER.findall(text)
+    written = {name: write(name, _scalar(name, values[name])) for name in set(names) if name in values}
+    if sum(len(written.get(name, "")) for name in names) > most:
+        raise Unusable("With its values the item is larger than it may be.", too_large)
 
     def replaced(match: re.Match[str]) -> str:
-        name = match[1]
-        return write(name, _scalar(name, values[name])) if name in values else match[0]
+        return written.get(match[1], match[0])
 
     return PLACEHOLDER.sub(replaced, text)
 
@@ -168,9 +181,11 @@ def _target(target: str, values: Mapping[str, bytes], caller: Caller, policy: Po
     path, mark, query = target.partition("?")
     whole = PLACEHOLDER.fullmatch(path)
     if whole is None:
-        return policy.base_path, _expand(target, values, _encoded)
+        return policy.base_path, _expand(target, values, _encoded, policy.max_path_bytes, Failure.PATH_TOO_LONG)
     found = _from_own_origin(whole[1], _scalar(whole[1], values[whole[1]]), caller)
-    return "", with_query(found, _expand(query, values, _encoded)) if mark else found
+    return "", with_query(
+        found, _expand(query, values, _encoded, policy.max_path_bytes, Failure.PATH_TOO_LONG)
+    ) if mark else found
 
 
 def _encoded(name: str, text: str) -> str:
@@ -200,14 +215,16 @@ def _from_own_origin(name: str, location: str, caller: Caller) -> str:
     return rest if rest.startswith("/") else "/" + rest
 
 
-def _headers(headers: Headers, values: Mapping[str, bytes]) -> Headers:
-    return tuple((name, _header_value(value, values)) for name, value in headers)
+def _headers(headers: Headers, values: Mapping[str, bytes], most: int) -> Headers:
+    return tuple((name, _header_value(value, values, most)) for name, value in headers)
 
 
-def _header_value(value: bytes, values: Mapping[str, bytes]) -> bytes:
+def _header_value(value: bytes, values: Mapping[str, bytes], most: int) -> bytes:
     if b"{" not in value or value == REMOVED:
         return value
-    checked = field_value(_expand(value.decode("latin-1"), values, lambda _, text: text))
+    checked = field_value(
+        _expand(value.decode("latin-1"), values, lambda _, text: text, most, Failure.HEADERS_TOO_LARGE)
+    )
     if checked is None:
         raise Unusable("A value cannot be put into a header: it holds a control character or one above U+00FF.")
     return checked
@@ -222,13 +239,17 @@ def _body(body: bytes, values: Mapping[str, bytes], most: int) -> bytes:
         if text is None or not any(name in values for name in PLACEHOLDER.findall(text)):
             continue
         whole = PLACEHOLDER.fullmatch(text)
-        new = values[whole[1]] if whole is not None else _encode(_expand(text, values, lambda _, scalar: scalar))
+        new = values[whole[1]] if whole is not None else _encode(_body_string(text, values, most))
         pieces += (body[position : match.start()], new)
         size += len(new)
         position = match.end()
         if size > most:
             raise Unusable("With its values the body is larger than an item may be.")
     return b"".join((*pieces, body[position:]))
+
+
+def _body_string(text: str, values: Mapping[str, bytes], most: int) -> str:
+    return _expand(text, values, lambda _, scalar: scalar, min(most, MAX_STRING_BYTES), Failure.REFERENCE_FAILED)
 
 
 def _text_of(match: re.Match[bytes]) -> str | None:

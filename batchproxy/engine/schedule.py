@@ -200,5 +200,5 @@ def _cycle(items: tuple[Item, ...], left: dict[int, int]) -> Invalid:
     return Invalid(
         f"Items wait for each other: {' → '.join(names)}.",
         code="dependency_cycle",
-        pointer=f"/requests/{cycle[0]}/depends_on",
+        pointer=f"/requests/{cycle[0]}/{'depends_on' if items[cycle[0]].template is None else 'vars'}",
     )

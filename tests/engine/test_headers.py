@@ -175,10 +175,11 @@ def test_of_an_answer_the_end_to_end_headers_are_kept(
 def test_headers_of_an_answer_are_bytes_of_their_own() -> None:
     """A value in a buffer that the app uses again is copied."""
     buffer = bytearray(b"first")
-    headers: list[tuple[Any, Any]] = [(b"x", buffer)]
-    kept, _ = of_answer(headers, keep_length=False)
+    headers: list[tuple[Any, Any]] = [(b"x", buffer), (b"y", memoryview(buffer)), (b"content-length", memoryview(b"5"))]
+    kept, length = of_answer(headers, keep_length=False)
     buffer[:] = b"other"
-    assert kept == ((b"x", b"first"),)
+    assert (kept, length) == (((b"x", b"first"), (b"y", b"first")), 5)
+    assert {type(value) for _, value in kept} == {bytes}
 
 
 @given(

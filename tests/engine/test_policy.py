@@ -178,6 +178,8 @@ def test_what_waits_for_values_is_counted_when_it_has_them() -> None:
     refusal = judge.item(item_at("/a"))
     assert refusal is not None
     assert refusal.failure is Failure.TOO_MANY_FOR_ROUTE
+    # Without a path it cannot be on the list of what is allowed.
+    assert judged(Judge(Policy(allow=["/a"]), CALLER, []), items[0]) == {}
 
 
 def test_each_batch_is_counted_for_itself() -> None:

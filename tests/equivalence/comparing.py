@@ -365,6 +365,11 @@ def _comparable(case: Case, headers: dict[str, list[str]]) -> dict[str, list[str
     kept = {name: values for name, values in headers.items() if name not in ignored}
     if varied := _varied(kept.pop("vary", [])):
         kept["vary"] = [", ".join(varied)]
+    if "set-cookie" in kept:
+        # A cookie that is deleted expires now, and now is another second for each of the two.
+        kept["set-cookie"] = [
+            re.sub(r"(?i)expires=[^;]+(?=; max-age=0)", "Expires=now", each) for each in kept["set-cookie"]
+        ]
     return {name: [_masked(case, value.encode("latin-1")).decode("latin-1") for value in kept[name]] for name in kept}
 
 
