@@ -14,6 +14,7 @@ from .engine.policy import Limits
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _QUALITY = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
+_MOST_DIGITS = 30
 CLOSE = (b"connection", b"close")
 
 
@@ -110,8 +111,8 @@ def prefers_minimal(headers: Mapping[bytes, bytes]) -> bool:
 def check_length(headers: Mapping[bytes, bytes], limits: Limits, *, http1: bool) -> None:
     """Raises `TooLarge` for a body that is declared to be, before any of it is read."""
     declared = headers.get(b"content-length", b"0")
-    if declared.isdigit() and int(declared) > limits.max_batch_bytes:
-        raise _too_large(declared.decode("ascii"), limits, (CLOSE,) if http1 else ())
+    if declared.isdigit() and (len(declared) > _MOST_DIGITS or int(declared) > limits.max_batch_bytes):
+        raise _too_large(declared[:_MOST_DIGITS].decode("ascii"), limits, (CLOSE,) if http1 else ())
 
 
 async def read_body(receive: Receive, limits: Limits, *, http1: bool) -> bytes:

@@ -272,6 +272,15 @@ def test_a_declared_gibibyte_is_refused_unread() -> None:
     assert "1073741824" in response.json()["detail"]
 
 
+@pytest.mark.parametrize("digits", [8, 20, 5000])
+@on_virtual_time
+async def test_a_declared_length_may_have_any_number_of_digits(digits: int) -> None:
+    """A length that is larger than any number is too large; it is not counted, but refused."""
+    headers = {"content-type": "application/json", "content-length": "9" * digits}
+    reply = await Exchange(BatchMiddleware(Api()), headers=headers).finished()
+    assert reply.refusal[:2] == (413, "batch_too_large")
+
+
 @on_virtual_time
 async def test_a_body_in_very_many_pieces_is_read() -> None:
     """A body that comes byte by byte costs not much more than its bytes."""
@@ -532,7 +541,9 @@ def test_over_a_socket_nothing_is_left_of_a_client_that_leaves(
             raise
 
     pool = InFlight(2)
-    witness = Witness(BatchMiddleware(app, in_flight=pool, concurrency=2))
+    # Only the client's leaving can end an item.
+    batch = BatchMiddleware(app, in_flight=pool, concurrency=2, item_timeout=600, batch_timeout=600)
+    witness = Witness(batch)
     items = written([{"method": method, "path": f"/{number}"} for number in range(20)])
     with serve(witness, lifespan="off") as server:
         with connected(server) as connection:

@@ -223,7 +223,7 @@ def of_answer(headers: Iterable[tuple[bytes, bytes]], *, keep_length: bool) -> t
                 listed |= connection_options(((lower, value),))
             if lower != b"content-length":
                 continue
-            length = int(value) if value.isdigit() else None
+            length = int(value) if value.isdigit() and len(value) <= 30 else None
             if not keep_length:
                 continue
         # RFC 9110, section 5.5: the blanks around a value are no part of it.
