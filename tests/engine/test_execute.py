@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 
 import pytest
 
@@ -77,7 +78,9 @@ async def test_a_batch_ends_even_if_an_app_cancels_tasks_that_are_not_its_own() 
     assert exchange.task.done(), "the batch has no end"
     wild, *others = (await exchange.finished()).responses
     assert wild["status"] == 200
-    assert all(entry["status"] >= 500 for entry in others)
+    assert len(others) == 2
+    # Where tasks are eager (Python 3.12 and later), the others have not begun by then, and are answered by the app.
+    assert all(entry["status"] == 200 if sys.version_info >= (3, 12) else entry["status"] >= 500 for entry in others)
 
 
 @on_virtual_time
