@@ -102,7 +102,7 @@ class Policy(Limits):
 
     def _check_base_path(self) -> None:
         expected = "expected a path such as `/api`, without a `/` at its end, or an empty string"
-        if not isinstance(self.base_path, str):
+        if not isinstance(self.base_path, str) or not self.base_path.isascii():
             raise SettingError("base_path", self.base_path, expected)
         if self.base_path == "":
             return
