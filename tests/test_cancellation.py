@@ -363,6 +363,10 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "batchproxy")
 
 
+# Eager tasks take fewer turns of the loop to the same end.
+FEWEST_STEPS = 50 if sys.version_info >= (3, 12) else 100
+
+
 @every_way
 def test_a_batch_that_is_left_alone_leaves_nothing(mode: str, accept: str) -> None:
     """A batch that nobody ends answers every item, and leaves no task, place or timer."""
@@ -374,13 +378,13 @@ def test_a_batch_that_is_left_alone_leaves_nothing(mode: str, accept: str) -> No
 @every_way
 def test_a_cancelled_batch_leaves_nothing(mode: str, accept: str) -> None:
     """Cancelled at any step, a batch starts nothing more, ends its items, and leaves nothing behind."""
-    assert sweep(Visit.cancel, mode=mode, accept=accept) > 50
+    assert sweep(Visit.cancel, mode=mode, accept=accept) > FEWEST_STEPS
 
 
 @every_way
 def test_a_batch_whose_client_leaves_leaves_nothing(mode: str, accept: str) -> None:
     """When the client leaves at any step, nothing new starts, and no task, place, timer or warning is left."""
-    assert sweep(Visit.leave, mode=mode, accept=accept) > 50
+    assert sweep(Visit.leave, mode=mode, accept=accept) > FEWEST_STEPS
 
 
 @every_way
@@ -413,4 +417,4 @@ def test_a_batch_that_is_cancelled_twice_leaves_nothing() -> None:
         again = asyncio.get_running_loop().call_later(TIME_SPENT_CLEANING / 2, visit.task.cancel)
         visit.task.add_done_callback(lambda _: again.cancel())
 
-    assert sweep(twice, mode="parallel", accept="text/event-stream") > 50
+    assert sweep(twice, mode="parallel", accept="text/event-stream") > FEWEST_STEPS

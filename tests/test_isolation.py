@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from websockets.sync.client import connect
 
 from batchproxy import BatchMiddleware, InFlight
@@ -634,3 +635,22 @@ def test_a_websocket_is_served_beside_a_batch() -> None:
     ):
         connection.send("there and")
         assert connection.recv(PATIENCE) == "there and back"
+
+
+class Gate:
+    """A middleware that keeps the next layer under a name of its own, and lets nobody to `/admin`."""
+
+    def __init__(self, inner: App) -> None:
+        self._inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        forbidden = scope["type"] == "http" and scope["path"] == "/admin"
+        await (answer(status=403) if forbidden else self._inner)(scope, receive, send)
+
+
+@on_virtual_time
+async def test_items_pass_layers_that_hide_the_next_one() -> None:
+    """An item enters at the outermost app, also where a layer in front of ours does not call the next one `app`."""
+    app = Starlette(routes=[Mount("/", answer())], middleware=[Middleware(Gate), Middleware(BatchMiddleware)])
+    reply = await send_batch(app, [{"path": "/admin"}, {"path": "/open"}])
+    assert [entry["status"] for entry in reply.responses] == [403, 200]

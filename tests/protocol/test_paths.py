@@ -653,3 +653,13 @@ def test_over_a_socket_no_path_leaves_the_app() -> None:
     entries = reply.json()["responses"]
     assert [entry["body"] for entry in entries[:3]] == ["/x@evil:80", "/a%2Fb;c", "/%C3%A9"]
     assert [failure(entry) for entry in entries[3:]] == [REFUSED] * 4
+
+
+@pytest.mark.parametrize("path", ["/admin", "/admin/"])
+async def test_a_rule_may_end_in_a_slash(path: str) -> None:
+    """`deny` and caps speak of a path with and without the slash at its end, however the rule is written."""
+    api = Api()
+    assert failures(await send_batch(BatchMiddleware(api, deny=["/admin/"]), [{"path": path}])) == [(403, "forbidden")]
+    capped = BatchMiddleware(api, max_per_batch={"/admin/": 0})
+    assert failures(await send_batch(capped, [{"path": path}])) == [(429, "too_many_for_route")]
+    assert api.arrived == []
