@@ -22,8 +22,9 @@ from .engine.execute import Run
 from .engine.in_flight import InFlight
 from .engine.model import ASGIApp, Batch, Guard, Headers, Receive, Scope, Send
 from .engine.paths import canonical
-from .engine.policy import Judge, Policy, strings
+from .engine.policy import Judge, Policy
 from .engine.schedule import Schedule
+from .engine.settings import strings
 from .engine.target import AppTarget, Budget, Entry
 
 ALLOWED = b"GET, HEAD, OPTIONS, POST"
@@ -37,6 +38,7 @@ class Endpoint(Policy):
     """
 
     path: str = "/batch"
+    dialect: str = "native"
     trusted_origins: Collection[str] = ()
     describe: bool = True
     guards: Sequence[Guard] = ()
@@ -44,6 +46,8 @@ class Endpoint(Policy):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_path()
+        if self.dialect not in DIALECTS:
+            raise SettingError("dialect", self.dialect, f"expected one of {', '.join(DIALECTS)}")
         for origin in strings("trusted_origins", self.trusted_origins):
             if not _is_origin(origin):
                 expected = "expected origins such as `https://app.example.com`; `*` is not accepted"
@@ -61,9 +65,10 @@ class Endpoint(Policy):
         if not isinstance(read, tuple) or "?" in self.path or "%" in self.path or self.path.endswith("/"):
             raise SettingError("path", self.path, "expected a path such as `/batch`, without a `/` at its end")
 
-    @property
-    def dialect(self) -> Dialect:
-        return DIALECTS["native"]
+    @cached_property
+    def spoken(self) -> Dialect:
+        """What reads and writes the dialect."""
+        return DIALECTS[self.dialect]
 
     @cached_property
     def trusted(self) -> frozenset[str]:
@@ -145,7 +150,7 @@ class Visit:
 
     async def _describe(self, *, is_head: bool) -> None:
         content = msgspec.json.encode(
-            description(self._endpoint, self._endpoint.dialect, self._in_flight, self._problem_type)
+            description(self._endpoint, self._endpoint.spoken, self._in_flight, self._problem_type)
         )
         headers = ((b"allow", ALLOWED), *self._headers)
         await answer.whole(self._send, 200, b"application/json", content, headers, head=is_head)
@@ -158,7 +163,7 @@ class Visit:
         request.check_content(fields)
         accept = fields.get(b"accept")
         media_type = request.negotiate(
-            None if accept is None else accept.decode("latin-1"), endpoint.dialect.media_types
+            None if accept is None else accept.decode("latin-1"), endpoint.spoken.media_types
         )
         is_http1 = self._scope.get("http_version", "1.1").startswith("1")
         request.check_length(fields, endpoint, http1=is_http1)
@@ -166,7 +171,7 @@ class Visit:
         body = await request.read_body(self._receive, endpoint, http1=is_http1)
         caller = request.caller(self._scope, fields, self._mount, id=self._id, browser=is_page)
         minimal = b"prefer" in fields and request.prefers_minimal(fields)
-        batch = endpoint.dialect.read(body, caller, endpoint, minimal=minimal)
+        batch = endpoint.spoken.read(body, caller, endpoint, minimal=minimal)
         judge = Judge(endpoint, caller, self._endpoints)
         batch = judge.batch(batch)
         # Before the guards, so that a batch which cannot run counts for nobody's quota.
@@ -186,7 +191,7 @@ class Visit:
 
     async def _run(self, batch: Batch, schedule: Schedule, media_type: str, judge: Judge) -> None:
         endpoint = self._endpoint
-        writer = endpoint.dialect.writer(batch, media_type, endpoint, problem_type=self._problem_type)
+        writer = endpoint.spoken.writer(batch, media_type, endpoint, problem_type=self._problem_type)
         headers = self._headers
         if batch.options.minimal:
             headers = (*headers, (b"preference-applied", b"return=minimal"))

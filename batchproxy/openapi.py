@@ -29,7 +29,7 @@ def publish(app: Any, endpoints: Sequence[Endpoint], *, mount: Callable[[], str]
 
 
 def _operation(endpoint: Endpoint, mount: str) -> dict[str, Any]:
-    dialect = endpoint.dialect
+    dialect = endpoint.spoken
     schema = dialect.schema(endpoint)
     example = dialect.example(endpoint, "" if endpoint.base_path else mount)
     problem = {

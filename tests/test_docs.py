@@ -12,7 +12,8 @@ import pytest
 from batchproxy import Batch, Caller, Endpoint, Failure, InFlight, Item, Options, Refusal
 from batchproxy.engine import headers
 from batchproxy.engine.errors import WHOLE_BATCH
-from batchproxy.engine.policy import METHODS, KiB, MiB
+from batchproxy.engine.model import METHODS
+from batchproxy.engine.settings import KiB, MiB
 from tests.documents import DOCS, ROOT, broken_links, names, section, tables
 from tests.snippets import works
 
@@ -103,7 +104,7 @@ def test_every_code_of_a_batch_is_there() -> None:
 def test_every_member_is_there(heading: str, place: tuple[str, ...]) -> None:
     """The protocol lists each member of the schema, and no other."""
     endpoint = Endpoint()
-    schema: dict[str, Any] = endpoint.dialect.schema(endpoint)["request"]
+    schema: dict[str, Any] = endpoint.spoken.schema(endpoint)["request"]
     for step in place:
         schema = schema["items"] if step == "items" else schema["properties"][step]
     table = tables(section(text("protocol.md"), heading))[-1]

@@ -19,9 +19,10 @@ from typing import Any, Protocol
 from .errors import Failure
 from .in_flight import InFlight
 from .model import SAFE_METHODS, Batch, Item, Refusal, Result, failed
-from .policy import Judge, KiB, Policy
+from .policy import Judge, Policy
 from .references import complete
 from .schedule import Schedule
+from .settings import KiB
 from .target import AppTarget, Exchange
 
 logger = logging.getLogger("batchproxy")

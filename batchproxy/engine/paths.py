@@ -14,8 +14,9 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 
 import msgspec
 
-from .errors import Failure
+from .errors import Failure, SettingError
 from .model import Refusal
+from .settings import strings
 
 Segments: TypeAlias = tuple[str, ...]
 Scalar: TypeAlias = str | int | float | bool | None
@@ -29,6 +30,7 @@ _PLAIN = re.compile(
 _TO_ENCODE = re.compile(r"[^\x21-\x7e]+|[\"<>^`{|}]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BROKEN_TRIPLET = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_METHOD = re.compile(r"[A-Z][A-Z0-9\-]*")
 _SEPARATORS = re.compile(r"[/\\]")
 # Overlong UTF-8 for `.`, `/` and `\`, which strict decoders refuse and old ones accept.
 _OVERLONG = ((b"\xc0\xae", b"."), (b"\xc0\xaf", b"/"), (b"\xc1\x9c", b"\\"))
@@ -170,10 +172,12 @@ def _segment_matches(pattern: str, segment: str) -> bool:
     return True
 
 
-def rule(text: str, methods: frozenset[str]) -> Rule:
-    """Reads a rule. Raises `ValueError` with what was expected."""
+def rule(text: str, methods: frozenset[str] | None) -> Rule:
+    """Reads a rule; without `methods` any may be named. Raises `ValueError` with what was expected."""
     method, blank, pattern = text.rpartition(" ")
-    if blank and method not in methods:
+    if blank and methods is None and _METHOD.fullmatch(method) is None:
+        raise ValueError(f"expected a method in capitals before the path of {text!r}")
+    if blank and methods is not None and method not in methods:
         raise ValueError(f"expected a method ({', '.join(sorted(methods))}) before the path of {text!r}")
     if not pattern.startswith("/") or "//" in pattern:
         raise ValueError(f"expected `[METHOD ]/path` with `*` or a final `/**`, not {text!r}")
@@ -184,6 +188,24 @@ def rule(text: str, methods: frozenset[str]) -> Rule:
         raise ValueError(f"expected `**` only at the end, and no query, in {text!r}")
     segments = tuple(unquote(segment) for segment in pattern[1:].split("/"))
     return Rule(method or None, () if below and segments == ("",) else segments, below)
+
+
+def read_rules(setting: str, value: object, methods: frozenset[str] | None) -> tuple[Rule, ...]:
+    """The rules of a setting. Raises `SettingError`."""
+    try:
+        return tuple(rule(text, methods) for text in strings(setting, value))
+    except ValueError as fault:
+        if isinstance(fault, SettingError):
+            raise
+        raise SettingError(setting, value, str(fault)) from None
+
+
+def refusing_rules(setting: str, value: object, methods: frozenset[str] | None) -> tuple[Rule, ...]:
+    """Rules that refuse are compared with paths without the slash at their end. Raises `SettingError`."""
+    return tuple(
+        msgspec.structs.replace(each, segments=without_trailing_slash(each.segments))
+        for each in read_rules(setting, value, methods)
+    )
 
 
 def without_trailing_slash(segments: Segments) -> Segments:

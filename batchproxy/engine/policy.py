@@ -5,68 +5,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import msgspec
 
 from .errors import Failure, SettingError
 from .headers import is_token, normalised, refused_by_setting
 from .in_flight import InFlight
-from .model import Batch, Caller, Execution, Item, Refusal
-from .paths import Rule, Segments, canonical, readings, rule, without_trailing_slash
+from .model import METHODS, Batch, Caller, Execution, Item, Refusal
+from .paths import Rule, Segments, canonical, read_rules, readings, refusing_rules, without_trailing_slash
+from .routing import Route, RouteTable
+from .settings import Bytes, KiB, MiB, Seconds, Settings, count, seconds, strings
 
-KiB, MiB = 1024, 1024 * 1024
-
-_MOST_SECONDS = 1e9
 _PERCENT = ord("%")
-
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-
-def _count(default: int, *, least: int = 1) -> Any:
-    return field(default=default, metadata={"type": int, "least": least, "unit": "an integer"})
-
-
-def _seconds(default: float) -> Any:
-    return field(default=default, metadata={"type": (int, float), "least": 0.001, "unit": "a number of seconds"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(Settings):
     """How much of everything. Sizes are in bytes, times in seconds. Raises `SettingError`."""
 
-    max_items: int = _count(100)
-    max_batch_bytes: int = _count(8 * MiB)
-    max_item_bytes: int = _count(4 * MiB)
-    max_response_bytes: int = _count(8 * MiB)
-    max_total_response_bytes: int = _count(32 * MiB)
-    max_path_bytes: int = _count(8 * KiB)
-    max_headers: int = _count(64, least=0)
-    max_header_bytes: int = _count(16 * KiB, least=0)
-    max_depth: int = _count(128)
-    max_vars: int = _count(16, least=0)
-    max_var_bytes: int = _count(8 * KiB)
-    max_dependency_depth: int = _count(32)
-    concurrency: int = _count(16)
-    item_timeout: float = _seconds(15)
-    batch_timeout: float = _seconds(30)
-    read_timeout: float = _seconds(10)
-    read_total_timeout: float = _seconds(60)
-    write_timeout: float = _seconds(30)
-
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            if "least" in each.metadata:
-                self._check_number(each.name, each.metadata)
-
-    def _check_number(self, name: str, metadata: Mapping[str, Any]) -> None:
-        value, least, unit = getattr(self, name), metadata["least"], metadata["unit"]
-        is_number = isinstance(value, metadata["type"]) and not isinstance(value, bool)
-        if not is_number or value < least or (metadata["type"] is not int and not value <= _MOST_SECONDS):
-            raise SettingError(name, value, f"expected {unit} of at least {least}")
+    max_items: int = count(100)
+    max_batch_bytes: Bytes = count(8 * MiB)
+    max_item_bytes: Bytes = count(4 * MiB)
+    max_response_bytes: Bytes = count(8 * MiB)
+    max_total_response_bytes: Bytes = count(32 * MiB)
+    max_path_bytes: Bytes = count(8 * KiB)
+    max_headers: int = count(64, least=0)
+    max_header_bytes: Bytes = count(16 * KiB, least=0)
+    max_depth: int = count(128)
+    max_vars: int = count(16, least=0)
+    max_var_bytes: Bytes = count(8 * KiB)
+    max_dependency_depth: int = count(32)
+    concurrency: int = count(16)
+    item_timeout: Seconds = seconds(15)
+    batch_timeout: Seconds = seconds(30)
+    read_timeout: Seconds = seconds(10)
+    read_total_timeout: Seconds = seconds(60)
+    write_timeout: Seconds = seconds(30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +63,15 @@ class Policy(Limits):
     execution: Execution = Execution.PARALLEL
     in_flight: InFlight | None = None
     """None for the one that the middleware makes, and shares between its endpoints."""
+    routes: RouteTable | None = None
+    """Where the wrapped app sends requests, if it is a reverse proxy: caps and serial routes are judged by it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_base_path()
         self._check_names()
+        if not isinstance(self.routes, RouteTable | None):
+            raise SettingError("routes", self.routes, "expected a RouteTable")
         if not isinstance(self.in_flight, InFlight | None):
             raise SettingError("in_flight", self.in_flight, "expected an InFlight(limit, queue=…) object")
         try:
@@ -124,11 +105,11 @@ class Policy(Limits):
 
     @cached_property
     def allow_rules(self) -> tuple[Rule, ...] | None:
-        return None if self.allow is None else tuple(_rules("allow", self.allow))
+        return None if self.allow is None else read_rules("allow", self.allow, METHODS)
 
     @cached_property
     def deny_rules(self) -> tuple[Rule, ...]:
-        return tuple(map(_also_with_slash, _rules("deny", self.deny)))
+        return refusing_rules("deny", self.deny, METHODS)
 
     @cached_property
     def caps(self) -> tuple[tuple[Rule, int], ...]:
@@ -138,35 +119,11 @@ class Policy(Limits):
         for text, most in given.items():
             if isinstance(most, bool) or not isinstance(most, int) or most < 0:
                 raise SettingError("max_per_batch", given, f"expected an integer of at least 0 for {text!r}")
-        rules = map(_also_with_slash, _rules("max_per_batch", given))
-        return tuple(zip(rules, given.values(), strict=True))
+        return tuple(zip(refusing_rules("max_per_batch", given, METHODS), given.values(), strict=True))
 
     @cached_property
     def protected(self) -> frozenset[str]:
         return frozenset(map(normalised, self.protected_headers))
-
-
-def _also_with_slash(rule: Rule) -> Rule:
-    """A rule that refuses is compared with paths without the slash at their end."""
-    return msgspec.structs.replace(rule, segments=without_trailing_slash(rule.segments))
-
-
-def strings(setting: str, value: object) -> Iterator[str]:
-    """The members of a setting that is a collection of strings. Raises `SettingError` for anything else."""
-    if isinstance(value, str | bytes) or not isinstance(value, Collection):
-        raise SettingError(setting, value, "expected a list of strings")
-    for each in value:
-        if not isinstance(each, str):
-            raise SettingError(setting, value, "expected a list of strings")
-        yield each
-
-
-def _rules(setting: str, value: object) -> Iterator[Rule]:
-    for text in strings(setting, value):
-        try:
-            yield rule(text, METHODS)
-        except ValueError as fault:
-            raise SettingError(setting, value, str(fault)) from None
 
 
 _NESTED = Refusal(Failure.NESTED_BATCH, "An item may not be a batch.")
@@ -190,6 +147,8 @@ class Judge:
         "_policy",
         "_reads_paths",
         "_root",
+        "_route_counts",
+        "_routes",
     )
 
     def __init__(self, policy: Policy, caller: Caller, endpoints: Collection[str]) -> None:
@@ -202,8 +161,11 @@ class Judge:
         self._plain_endpoints = frozenset(path.encode("utf-8") for path in endpoints)
         self._counts = [0] * len(policy.caps)
         self._has_rules = bool(policy.deny_rules or policy.caps or policy.allow_rules is not None)
+        routes = policy.routes
+        self._routes = routes if routes is not None and routes.concerns_batches else None
+        self._route_counts: dict[Route, int] = {}
         self._root = tuple(caller.root_path[1:].split("/")) if caller.root_path else ()
-        self._reads_paths = self._has_rules or bool(self._root)
+        self._reads_paths = self._has_rules or bool(self._root) or self._routes is not None
 
     def batch(self, batch: Batch) -> Batch:
         """The batch with the items refused that the policy refuses."""
@@ -266,11 +228,29 @@ class Judge:
         spellings = self._spellings((first, second))
         if any(spelling in self._endpoints for spelling in spellings):
             return _NESTED
-        if not self._has_rules:
-            return None
-        if not self._permitted(item.method, (first, second), spellings):
+        if self._has_rules and not self._permitted(item.method, (first, second), spellings):
             return Refusal(Failure.FORBIDDEN, "The policy of this endpoint does not permit the item.")
-        return self._cap(item.method, spellings)
+        # The caps come last, so that what is refused anyway counts for none.
+        route = None if self._routes is None else self._routes.find(self._caller.host, (first, second))
+        if route is not None and route.max_per_batch is not None:
+            if self._route_counts.get(route, 0) >= route.max_per_batch:
+                return Refusal(Failure.TOO_MANY_FOR_ROUTE, f"One batch may hold {route.max_per_batch} such items.")
+            refusal = self._cap(item.method, spellings)
+            if refusal is None:
+                self._route_counts[route] = self._route_counts.get(route, 0) + 1
+            return refusal
+        return self._cap(item.method, spellings) if self._has_rules else None
+
+    def lane(self, item: Item) -> Route | None:
+        """The serial route that an item takes, if it does; of the items in a lane one runs at a time."""
+        if self._routes is None or item.template is not None:
+            return None
+        route = self._routes.find(self._caller.host, readings(item.path))
+        return route if route is not None and route.serial else None
+
+    @property
+    def has_lanes(self) -> bool:
+        return self._routes is not None and self._routes.has_serial
 
     def _spellings(self, exact: tuple[Segments, Segments]) -> list[Segments]:
         """What reaches the same route as a path: without a slash at its end, with and without the `root_path`."""

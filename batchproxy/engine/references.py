@@ -18,7 +18,8 @@ from .errors import Failure
 from .headers import REMOVED, field_value
 from .model import Caller, Headers, Item, Refusal, Result, Template
 from .paths import canonical, component, with_query
-from .policy import KiB, Policy
+from .policy import Policy
+from .settings import KiB
 
 NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.\-]{1,64})\}")

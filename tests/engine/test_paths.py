@@ -10,8 +10,8 @@ from hypothesis import example, given, strategies as st
 
 from batchproxy import Refusal
 from batchproxy.engine import paths
+from batchproxy.engine.model import METHODS
 from batchproxy.engine.paths import Rule, canonical, component, readings, rule, without_trailing_slash
-from batchproxy.engine.policy import METHODS
 
 # Texts that come near the edges: what separates, what hides, what is decoded twice.
 PARTS = st.sampled_from(

@@ -1,0 +1,1 @@
+"""Observers: each is told what happened, none can change it."""

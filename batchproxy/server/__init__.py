@@ -1,0 +1,1 @@
+"""The standalone process: configuration, wiring, life and command line."""
