@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +20,7 @@ from .answer import Collected, Streamed
 from .description import description
 from .dialects import DIALECTS, Dialect
 from .engine.errors import BatchError, MethodNotAllowed, SettingError
+from .engine.events import BatchEnded, Observer
 from .engine.execute import Run
 from .engine.in_flight import InFlight
 from .engine.model import ASGIApp, Batch, Guard, Headers, Receive, Scope, Send
@@ -26,6 +29,8 @@ from .engine.policy import Judge, Policy
 from .engine.schedule import Schedule
 from .engine.settings import strings
 from .engine.target import AppTarget, Budget, Entry
+
+logger = logging.getLogger("batchproxy")
 
 ALLOWED = b"GET, HEAD, OPTIONS, POST"
 
@@ -100,6 +105,7 @@ class Visit:
         endpoints: Collection[str],
         in_flight: InFlight,
         running: set[Run],
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._endpoint = endpoint
         self._scope = scope
@@ -111,6 +117,11 @@ class Visit:
         self._endpoints = endpoints
         self._in_flight = in_flight
         self._running = running
+        self._observers = observers
+        self._began = time.monotonic()
+        self._batch: Batch | None = None
+        self._run: Run | None = None
+        self._is_streamed = False
         self._fields = request.fields(scope)
         self._id = request.request_id(self._fields)
         self._headers: Headers = (
@@ -126,7 +137,7 @@ class Visit:
         is_head = method == "HEAD"
         try:
             if method == "POST":
-                await self._take_batch()
+                await self._observed(self._take_batch) if self._observers else await self._take_batch()
             elif browsers.is_preflight(method, self._fields):
                 await self._preflight()
             elif not self._endpoint.describe:
@@ -139,6 +150,44 @@ class Visit:
             await answer.problem(self._send, error, self._problem_type, self._headers, head=is_head)
         except request.Disconnected:
             return
+
+    async def _observed(self, take: Callable[[], Awaitable[None]]) -> None:
+        status, code = 200, None
+        try:
+            await take()
+        except BatchError as error:
+            status, code = error.status, error.code
+            raise
+        except request.Disconnected:
+            status, code = 400, "client_left"
+            raise
+        except BaseException:
+            # What the server then answers, if anybody is there to read it.
+            status, code = 500, "not_finished"
+            raise
+        finally:
+            self._tell(status, code)
+
+    def _tell(self, status: int, code: str | None) -> None:
+        run, batch = self._run, self._batch
+        succeeded = 0 if run is None else run.succeeded
+        event = BatchEnded(
+            request_id=self._id,
+            path=self._endpoint.path,
+            batch=batch,
+            status=status,
+            code=code,
+            succeeded=succeeded,
+            failed=0 if run is None or batch is None else len(batch.items) - succeeded,
+            elapsed=time.monotonic() - self._began,
+            client_left=code == "client_left" or (run is not None and run.client_left),
+            streamed=self._is_streamed,
+        )
+        for observer in self._observers:
+            try:
+                observer.batch_ended(event)
+            except Exception:
+                logger.exception("observer.failed observer=%s", type(observer).__name__)
 
     async def _preflight(self) -> None:
         origin = self._fields[b"origin"].decode("latin-1")
@@ -180,7 +229,8 @@ class Visit:
         if endpoint.guards:
             batch = await self._guarded(batch)
             schedule = Schedule(batch, max_depth=endpoint.max_dependency_depth)
-        await self._run(batch, schedule, media_type, judge)
+        self._batch = batch
+        await self._execute(batch, schedule, media_type, judge)
 
     async def _guarded(self, batch: Batch) -> Batch:
         for guard in self._endpoint.guards:
@@ -189,7 +239,7 @@ class Visit:
                 raise TypeError(f"A guard returns the batch; {guard!r} returned {type(batch).__name__}.")
         return batch
 
-    async def _run(self, batch: Batch, schedule: Schedule, media_type: str, judge: Judge) -> None:
+    async def _execute(self, batch: Batch, schedule: Schedule, media_type: str, judge: Judge) -> None:
         endpoint = self._endpoint
         writer = endpoint.spoken.writer(batch, media_type, endpoint, problem_type=self._problem_type)
         headers = self._headers
@@ -218,7 +268,9 @@ class Visit:
             judge=judge,
             in_flight=self._in_flight,
             watch=lambda: self._watch(run),
+            observers=self._observers,
         )
+        self._run, self._is_streamed = run, not writer.ordered
         self._running.add(run)
         try:
             await run.execute()

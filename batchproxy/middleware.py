@@ -11,6 +11,7 @@ from typing import Any
 from . import answer, openapi
 from .endpoint import Endpoint, Visit
 from .engine.errors import Failure, SettingError
+from .engine.events import Observer
 from .engine.execute import Run
 from .engine.in_flight import InFlight
 from .engine.model import ASGIApp, Receive, Scope, Send
@@ -21,7 +22,8 @@ from .entry import entry, is_layer, mount_of
 class BatchMiddleware:
     """Gives an ASGI app a batch endpoint; everything else passes through.
 
-    `settings` are those of one `Endpoint`; give `endpoints` for several. A wrong setting stops the start of the app:
+    `settings` are those of one `Endpoint`; give `endpoints` for several. `observers` are told what became of items and
+    batches. A wrong setting stops the start of the app:
     it is reported as `lifespan.startup.failed`, for some frameworks make their middleware so late that an exception
     would be lost.
     """
@@ -33,6 +35,7 @@ class BatchMiddleware:
         path: str = "/batch",
         *,
         endpoints: Sequence[Endpoint] | None = None,
+        observers: Sequence[Observer] = (),
         **settings: Any,
     ) -> None:
         # Some frameworks, and older versions of Starlette, give it by name. Then it is no setting.
@@ -42,6 +45,7 @@ class BatchMiddleware:
         self.app: ASGIApp = app
         self._error: SettingError | None = None
         self._endpoints: dict[str, Endpoint] = {}
+        self._observers = tuple(observers)
         self._in_flight = InFlight()
         self._running: set[Run] = set()
         self._lifespan_state: dict[str, Any] | None = None
@@ -101,6 +105,7 @@ class BatchMiddleware:
             endpoints=[mount + path for path in self._endpoints],
             in_flight=endpoint.in_flight or self._in_flight,
             running=self._running,
+            observers=self._observers,
         )
         await visit.serve()
 

@@ -12,15 +12,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
 from typing import Any, Protocol
 
 from .errors import Failure
+from .events import ItemEnded, Observer
 from .in_flight import InFlight
-from .model import SAFE_METHODS, Batch, Item, Refusal, Result, failed
+from .model import SAFE_METHODS, Batch, Item, OnError, Refusal, Result, failed
 from .policy import Judge, Policy
 from .references import complete
+from .routing import Route
 from .schedule import Schedule
 from .settings import KiB
 from .target import AppTarget, Exchange
@@ -73,6 +76,7 @@ class Run:
         judge: Judge,
         in_flight: InFlight,
         watch: Callable[[], Coroutine[Any, Any, None]],
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._schedule = schedule
         self._batch = batch
@@ -92,6 +96,15 @@ class Run:
             reference.source for item in batch.items if item.template for reference in item.template.references
         }
         self._answers: dict[int, Result] = {}
+        # Serial routes: the items that wait for the one that runs, and those whose turn has come.
+        self._lane_of = judge.lane if judge.has_lanes else None
+        self._lanes: dict[Route, deque[Item]] = {}
+        self._in_lane: dict[int, Route] = {}
+        self._next_in_lane: deque[Item] = deque()
+        self._observers = observers
+        self.succeeded = 0
+        self.client_left = False
+        self._is_written = False
         timeout = batch.options.timeout
         self._batch_timeout = policy.batch_timeout if timeout is None else min(timeout, policy.batch_timeout)
         self._deadline = self._loop.time() + self._batch_timeout
@@ -127,6 +140,7 @@ class Run:
                     await self._sleep()
             self._share.want_no_more()
             await self._emitter.close()
+            self._is_written = True
             self._reap()
             while self._alive:
                 # Work that the apps do after their answers.
@@ -141,6 +155,7 @@ class Run:
 
     def leave(self) -> None:
         """The client left: nothing new starts, safe items are cancelled, others run to their deadline."""
+        self.client_left = not self._is_written
         self._emitter.discard()
         self._give_up("The client left.")
         for exchange in list(self._running):
@@ -173,6 +188,11 @@ class Run:
         for _ in range(self._concurrency - len(running)):
             if self._emitter.backlog > WRITE_AHEAD:
                 break
+            if self._next_in_lane:
+                if not share.take():
+                    break
+                self._launch(self._next_in_lane.popleft(), now)
+                continue
             index = schedule.take()
             if index is None:
                 break
@@ -200,9 +220,49 @@ class Run:
                 self._settle(failed(item.index, completed.failure, completed.detail))
                 return
             item = completed
+        if self._lane_of is None or self._enters_lane(item, self._lane_of(item)):
+            self._launch(item, now)
+
+    def _enters_lane(self, item: Item, lane: Route | None) -> bool:
+        """Whether the item may run; if another one of its serial route does, it gives its place back and waits."""
+        if lane is None:
+            return True
+        if lane in self._lanes:
+            self._lanes[lane].append(item)
+            self._share.give_back()
+            return False
+        self._lanes[lane] = deque()
+        self._in_lane[item.index] = lane
+        return True
+
+    def _leave_lane(self, index: int) -> None:
+        lane = self._in_lane.pop(index, None)
+        if lane is None:
+            return
+        waiting = self._lanes[lane]
+        if not waiting:
+            del self._lanes[lane]
+            return
+        following = waiting.popleft()
+        self._in_lane[following.index] = lane
+        self._next_in_lane.append(following)
+        self._pump_soon()
+
+    def _clear_lanes(self) -> None:
+        """What waits for its turn goes back into the schedule, which is about to abandon it."""
+        waiting = [*self._next_in_lane, *(item for lane in self._lanes.values() for item in lane)]
+        self._next_in_lane.clear()
+        for lane in self._lanes.values():
+            lane.clear()
+        for item in waiting:
+            self._schedule.put_back(item.index)
+
+    def _launch(self, item: Item, now: float) -> None:
         exchange = self._target.exchange(item, self._ended)
         timeout = self._item_timeout if item.timeout is None else min(item.timeout, self._item_timeout)
         exchange.deadline = now + timeout
+        if self._observers:
+            exchange.started = now
         if exchange.deadline < self._armed:
             self._arm(exchange.deadline)
         self._running[exchange] = None
@@ -243,10 +303,15 @@ class Run:
     def _let_go(self, exchange: Exchange) -> None:
         del self._alive[exchange]
         if exchange.holds_place:
-            exchange.holds_place = False
-            self._share.give_back()
+            self._free_place(exchange)
         if not self._alive:
             self._wake()
+
+    def _free_place(self, exchange: Exchange) -> None:
+        exchange.holds_place = False
+        self._share.give_back()
+        if self._in_lane:
+            self._leave_lane(exchange.item.index)
 
     async def _have_room(self, exchange: Exchange) -> None:
         """Waits until the reader has taken what was written; the item's time begins only then."""
@@ -292,16 +357,19 @@ class Run:
         del self._running[exchange]
         if result.failure is None:
             # What the app does after its answer delays nobody. A failed item keeps its place until its task has ended.
-            exchange.holds_place = False
-            self._share.give_back()
+            self._free_place(exchange)
         elif result.failure is Failure.RESPONSE_TOO_LARGE:
             exchange.cancel()
-        self._settle(result)
+        self._settle(result, exchange)
 
-    def _settle(self, result: Result) -> None:
+    def _settle(self, result: Result, exchange: Exchange | None = None) -> None:
         if self._sources and result.index in self._sources:
             self._answers[result.index] = result
         emitter, schedule = self._emitter, self._schedule
+        if self._lanes and result.status >= 400 and self._batch.options.on_error is OnError.STOP:
+            self._clear_lanes()
+        if self._observers:
+            self._tell(result, exchange)
         skipped = schedule.settle(result)
         try:
             emitter.put(result)
@@ -310,7 +378,7 @@ class Run:
             self._log(self._items[result.index], fault)
             emitter.put(failed(result.index, Failure.APP_ERROR, "The answer could not be written."))
         for each in skipped:
-            emitter.put(each)
+            self._put_unsent(each)
         if self._target.budget.exhausted:
             self._give_up("The answers of this batch have reached their limit together.")
         if emitter.backlog or not schedule.unsettled:
@@ -320,8 +388,28 @@ class Run:
 
     def _give_up(self, detail: str) -> None:
         """Nothing new starts; what has not begun is answered `not_started`."""
+        self._clear_lanes()
         for result in self._schedule.abandon(Failure.NOT_STARTED, detail):
-            self._emitter.put(result)
+            self._put_unsent(result)
+
+    def _put_unsent(self, result: Result) -> None:
+        """The result of an item that never began."""
+        if self._observers:
+            self._tell(result, None)
+        self._emitter.put(result)
+
+    def _tell(self, result: Result, exchange: Exchange | None) -> None:
+        self.succeeded += result.status < 400
+        if exchange is None:
+            event = ItemEnded(self._batch, self._items[result.index], result, 0.0, {})
+        else:
+            elapsed = self._loop.time() - exchange.started
+            event = ItemEnded(self._batch, exchange.item, result, elapsed, exchange.notes)
+        for observer in self._observers:
+            try:
+                observer.item_ended(event)
+            except Exception:
+                logger.exception("observer.failed observer=%s", type(observer).__name__)
 
     # Deadlines: the timer is set to the earliest one that may matter, and looks at all items when it fires
 
@@ -349,6 +437,7 @@ class Run:
         self._reap()
         # Decided before the running items end, so that none of the rest starts, or fails, because of them.
         too_late = "The batch's deadline came before the item began."
+        self._clear_lanes()
         left = self._schedule.abandon(Failure.NOT_STARTED, too_late)
         for exchange in list(self._running):
             if exchange.begun:
@@ -359,7 +448,7 @@ class Run:
             else:
                 exchange.fail(Failure.NOT_STARTED, too_late)
         for result in left:
-            self._emitter.put(result)
+            self._put_unsent(result)
         self._room.set()
         self._wake()
 
@@ -392,7 +481,10 @@ class Run:
         """Leaves nothing behind: no timer, no task, no place. Our own task may be cancelled, and again meanwhile."""
         if self._timer is not None:
             self._timer.cancel()
-        self._schedule.abandon(Failure.NOT_STARTED, "The server stopped.")
+        self._clear_lanes()
+        for result in self._schedule.abandon(Failure.NOT_STARTED, "The server stopped."):
+            if self._observers:
+                self._tell(result, None)
         self._emitter.discard()
         tasks = {exchange.task for exchange in self._alive if exchange.task is not None}
         self._room.set()

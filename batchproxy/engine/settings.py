@@ -35,7 +35,7 @@ def seconds(default: float | None, *, least: float = 0.001) -> Any:
     return field(default=default, metadata=metadata)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Settings:
     """Checks its numbers when it is made. Raises `SettingError`."""
 

@@ -7,8 +7,9 @@ order, deadlines, other items.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from copy import deepcopy
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -157,6 +158,8 @@ class Exchange:
     # What most items never change is left to the class: measured, 1 µs less for each than with slots that are all set.
     task: asyncio.Task[None] | None = None
     deadline = float("inf")
+    started = 0.0
+    notes: Mapping[str, Any] = MappingProxyType({})
     begun = False
     done = False
     cancelled = False
@@ -227,8 +230,15 @@ class Exchange:
         self.fail(failure, detail)
         self.cancel()
 
-    def report(self, failure: Failure, detail: str = "") -> None:
-        """For an app that stands for another server: there is no answer to pass on, and this is why."""
+    def report(self, failure: Failure | None, detail: str = "", *, notes: Mapping[str, Any] | None = None) -> None:
+        """For an app that stands for another server: there is no answer to pass on, and this is why.
+
+        `notes` are for those who log; without a failure there are only those.
+        """
+        if notes is not None:
+            self.notes = notes
+        if failure is None:
+            return
         self._reported = (failure, detail.encode("utf-8", "replace").decode("utf-8") or f"{failure.meaning}.")
 
     # The app's side
