@@ -9,7 +9,7 @@ import inspect
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -137,7 +137,7 @@ class Visit:
         is_head = method == "HEAD"
         try:
             if method == "POST":
-                await self._observed(self._take_batch) if self._observers else await self._take_batch()
+                await self._take()
             elif browsers.is_preflight(method, self._fields):
                 await self._preflight()
             elif not self._endpoint.describe:
@@ -151,10 +151,13 @@ class Visit:
         except request.Disconnected:
             return
 
-    async def _observed(self, take: Callable[[], Awaitable[None]]) -> None:
+    async def _take(self) -> None:
+        if not self._observers:
+            await self._take_batch()
+            return
         status, code = 200, None
         try:
-            await take()
+            await self._take_batch()
         except BatchError as error:
             status, code = error.status, error.code
             raise

@@ -1,4 +1,4 @@
-"""Measures goals A1 to A9 side by side in one run and prints each with its limit.
+"""Measures goals A1 to B4 side by side in one run and prints each with its limit.
 
 Knows: the goals, the table and the command line. `python benchmarks/goals.py --help`; README.md says how to read it.
 """
@@ -21,6 +21,7 @@ from benchmarks.in_process import measure_a1, measure_a2, measure_a3, measure_a4
 from benchmarks.instructions import measure_instructions
 from benchmarks.memory import measure_a8
 from benchmarks.over_sockets import measure_a6, measure_a7
+from benchmarks.proxied import measure_b
 from benchmarks.readings import FULL, QUICK, Effort, Reading
 
 Measure = Callable[[Effort], Awaitable[list[Reading]]]
@@ -68,6 +69,10 @@ GOALS: Mapping[str, Goal] = {
     "A8 buffered": Goal(text="peak memory / bytes of 100 x 1 MiB, buffered", at_most=1.5),
     "A8 NDJSON": Goal(text="peak memory / bytes of 100 x 1 MiB, NDJSON", at_most=0.4),
     "A9": Goal(text="time to first result, buffered / NDJSON", at_least=50),
+    "B1": Goal(text="proxy CPU of an item, same core over aiohttp / ours", at_least=2.5),
+    "B2": Goal(text="proxy CPU of an item, ours / nginx with Lua", at_most=1.5),
+    "B3": Goal(text="proxy CPU of an item, plain Node / ours", at_least=1.2),
+    "B4": Goal(text="resident memory of the proxy, MiB", at_most=80),
 }
 
 MEASURES: Mapping[str, Measure] = {
@@ -81,9 +86,10 @@ MEASURES: Mapping[str, Measure] = {
     "A7": measure_a7,
     "A8": measure_a8,
     "A9": measure_a9,
+    "B": measure_b,
 }
 PLAIN_LOOP = {"A7"}  # uvloop's timers count whole milliseconds
-LINUX = {"A6", "A7", "A8"}
+LINUX = {"A6", "A7", "A8", "B"}
 
 
 def measured(chosen: list[str], effort: Effort) -> Iterator[Reading | str]:
@@ -129,7 +135,7 @@ def recorded(readings: list[Reading], effort: Effort) -> str:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Measures goals A1 to A9 and prints each with its limit.")
+    parser = argparse.ArgumentParser(description="Measures goals A1 to B4 and prints each with its limit.")
     parser.add_argument("--quick", action="store_true", help="about a minute; wider spread")
     parser.add_argument("--only", metavar="A1,A3", default="", help="these goals alone")
     parser.add_argument("--instructions", action="store_true", help="also count A1 in instructions, needs valgrind")

@@ -47,7 +47,8 @@ async def test_every_item_is_told_of_once() -> None:
     assert len(told.items) == 5
     by_index = {each.result.index: each for each in told.items}
     assert by_index[2].item.path == b"/items/9"
-    assert (by_index[0].elapsed, by_index[1].elapsed) == (pytest.approx(2.0), 0.0)
+    assert by_index[0].elapsed == pytest.approx(2.0)
+    assert by_index[1].elapsed == 0.0
     (ended,) = told.batches
     assert (ended.status, ended.code, ended.succeeded, ended.failed) == (200, None, 2, 3)
     assert ended.request_id == reply.header("x-request-id")

@@ -213,14 +213,14 @@ def of_answer(headers: Iterable[tuple[bytes, bytes]], *, keep_length: bool) -> t
     """
     kept: list[tuple[bytes, bytes]] = []
     length: int | None = None
-    listed: set[bytes] = set()
+    listed: set[bytes] | None = None
     for name, value in headers:
-        lower, is_special = _answer_name(name)
+        lower, is_special = _answer_names[name]
         if type(value) is not bytes:
             value = bytes(value)
         if is_special:
             if lower == b"connection":
-                listed |= connection_options(((lower, value),))
+                listed = (listed or set()) | connection_options(((lower, value),))
             if lower != b"content-length":
                 continue
             length = int(value) if value.isdigit() and len(value) <= 30 else None
@@ -233,8 +233,17 @@ def of_answer(headers: Iterable[tuple[bytes, bytes]], *, keep_length: bool) -> t
     return tuple(kept), length
 
 
-@lru_cache(maxsize=1024)
-def _answer_name(name: bytes) -> tuple[bytes, bool]:
-    """A name in lower case, and whether it is not simply passed on."""
-    lower = bytes(name).lower()
-    return lower, lower in HOP_BY_HOP or lower == b"content-length"
+class _AnswerNames(dict[bytes, tuple[bytes, bool]]):
+    """Names in lower case, and whether they are not simply passed on: a dict, for it is looked up for each header."""
+
+    def __missing__(self, name: bytes) -> tuple[bytes, bool]:
+        lower = bytes(name).lower()
+        found = lower, lower in HOP_BY_HOP or lower == b"content-length"
+        # An app uses few names. What is remembered is short, and not much, for a proxy's come from outside.
+        if len(self) < _MOST_NAMES and len(name) <= _LONGEST_NAME:
+            self[bytes(name)] = found
+        return found
+
+
+_MOST_NAMES = 1024
+_answer_names = _AnswerNames()

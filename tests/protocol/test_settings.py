@@ -109,7 +109,7 @@ WRONG: list[tuple[str, Any, str]] = [
     *[("guards", wrong, "async") for wrong in (ordinary_guard, 7, [7], [guard_that_is_not_async], "guard")],
     ("max_itmes", 5, "max_items"),
     ("maxItems", 5, "max_items"),
-    ("retries", 5, "known"),
+    ("backoff", 5, "known"),
     ("endpoints", [], "Endpoint"),
     ("endpoints", ["/batch"], "Endpoint"),
     ("endpoints", "/batch", "Endpoint"),
