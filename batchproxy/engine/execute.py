@@ -287,7 +287,9 @@ class Run:
             if self._emitter.backlog > WRITE_AHEAD:
                 await self._have_room(exchange)
             if not exchange.done:
-                await exchange.call()
+                exchange.begun = True
+                target = self._target
+                await target.app(target.scope(exchange.item, exchange.report), exchange.receive, exchange.send)
                 if not exchange.done:
                     self._log(exchange.item, None)
         # An item gets the fate that it would have alone: a server answers whatever the app raises, and lives on.
@@ -298,7 +300,12 @@ class Run:
         finally:
             if not exchange.done:
                 exchange.finish()
-            self._let_go(exchange)
+            # As in `_let_go`, which a call would cost.
+            del self._alive[exchange]
+            if exchange.holds_place:
+                self._free_place(exchange)
+            if not self._alive:
+                self._wake()
 
     def _let_go(self, exchange: Exchange) -> None:
         del self._alive[exchange]
@@ -357,7 +364,10 @@ class Run:
         del self._running[exchange]
         if result.failure is None:
             # What the app does after its answer delays nobody. A failed item keeps its place until its task has ended.
-            self._free_place(exchange)
+            exchange.holds_place = False
+            self._share.give_back()
+            if self._in_lane:
+                self._leave_lane(exchange.item.index)
         elif result.failure is Failure.RESPONSE_TOO_LARGE:
             exchange.cancel()
         self._settle(result, exchange)

@@ -258,7 +258,27 @@ class Exchange:
         if self.done:
             self._refuse_late(kind)
         elif kind == "http.response.body" and self._status:
-            self._take_body(message.get("body", b""), message.get("more_body", False))
+            chunk = message.get("body", b"")
+            size = len(chunk)
+            budget = self._target.budget
+            # Nearly every body comes whole, in one message, and within its limits.
+            if (
+                self._chunks is None
+                and size <= self._most
+                and size <= budget.left
+                and (self._length is None or self._length == size)
+                and self._reported is None
+                and type(chunk) is bytes
+                and not message.get("more_body", False)
+            ):
+                self._size = size
+                budget.left -= size
+                self._answered = self.done = True
+                if self._left is not None:
+                    self._left.set()
+                self._ended(self, Result(self.item.index, self._status, self._headers, chunk))
+            else:
+                self._take_body(chunk, message.get("more_body", False))
         elif kind == "http.response.start" and not self._status:
             self._start(message["status"], message.get("headers", ()))
         else:
