@@ -14,6 +14,9 @@ import msgspec
 
 from ...engine.errors import Failure
 
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "PROPFIND", "REPORT", "SEARCH", "QUERY"})
+"""Methods that may be sent twice: RFC 9110, section 9.2.2, and registered ones that are safe."""
+
 
 class Sent(IntEnum):
     """How much of a request has left before a failure."""

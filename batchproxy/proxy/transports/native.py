@@ -17,6 +17,7 @@ from ..settings import TLS, Timeouts
 from . import (
     CONNECT_FAILURE,
     CONNECT_TIMEOUT,
+    IDEMPOTENT,
     RESET_BEFORE_RESPONSE,
     TLS_FAILURE,
     TOTAL_TIMEOUT,
@@ -26,9 +27,6 @@ from . import (
 )
 from .connection import Connection, NativeAnswer
 from .tls import tls_context
-
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "PROPFIND", "REPORT", "SEARCH", "QUERY"})
-"""Methods that may be sent twice: RFC 9110, section 9.2.2, and registered ones that are safe."""
 
 _WITH_CONTENT = frozenset({"POST", "PUT", "PATCH"})
 
