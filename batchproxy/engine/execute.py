@@ -22,7 +22,7 @@ from .events import ItemEnded, Observer
 from .in_flight import InFlight
 from .model import SAFE_METHODS, Batch, Item, OnError, Refusal, Result, failed
 from .policy import Judge, Policy
-from .references import complete
+from .references import Values, complete
 from .routing import Route
 from .schedule import Schedule
 from .settings import KiB
@@ -92,10 +92,8 @@ class Run:
         self._item_timeout = policy.item_timeout
         self._running: dict[Exchange, None] = {}
         self._alive: dict[Exchange, None] = {}
-        self._sources = {
-            reference.source for item in batch.items if item.template for reference in item.template.references
-        }
-        self._answers: dict[int, Result] = {}
+        self._values = Values(batch.items, policy)
+        self._sources = self._values.sources
         # Serial routes: the items that wait for the one that runs, and those whose turn has come.
         self._lane_of = judge.lane if judge.has_lanes else None
         self._lanes: dict[Route, deque[Item]] = {}
@@ -275,7 +273,7 @@ class Run:
     def _complete(self, item: Item) -> Item | Refusal:
         """The item with its values put in, judged as a fresh one."""
         try:
-            completed = complete(item, self._answers, self._batch.caller, self._policy)
+            completed = complete(item, self._values, self._batch.caller, self._policy)
             return completed if isinstance(completed, Refusal) else self._judge.item(completed) or completed
         except Exception as fault:
             # A defect of ours; it must not keep the batch from its end.
@@ -373,8 +371,8 @@ class Run:
         self._settle(result, exchange)
 
     def _settle(self, result: Result, exchange: Exchange | None = None) -> None:
-        if self._sources and result.index in self._sources:
-            self._answers[result.index] = result
+        if self._sources and result.status < 400 and result.index in self._sources:
+            self._take_values(result)
         emitter, schedule = self._emitter, self._schedule
         if self._lanes and result.status >= 400 and self._batch.options.on_error is OnError.STOP:
             self._clear_lanes()
@@ -401,6 +399,13 @@ class Run:
         self._clear_lanes()
         for result in self._schedule.abandon(Failure.NOT_STARTED, detail):
             self._put_unsent(result)
+
+    def _take_values(self, result: Result) -> None:
+        try:
+            self._values.take(result)
+        except Exception as fault:
+            # A defect of ours; whoever needs the values fails, and the batch goes on.
+            self._log(self._items[result.index], fault)
 
     def _put_unsent(self, result: Result) -> None:
         """The result of an item that never began."""

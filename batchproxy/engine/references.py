@@ -8,7 +8,8 @@ JSON body. What comes out is judged as a fresh item is.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
@@ -21,6 +22,8 @@ from .paths import canonical, component, with_query
 from .policy import Policy
 from .settings import KiB
 
+Pointer: TypeAlias = tuple[str, ...]
+
 NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.\-]{1,64})\}")
 MAX_TEMPLATE_BYTES = 256 * KiB
@@ -29,6 +32,7 @@ MAX_STRING_BYTES = 1024 * KiB
 """How much the values may add to one string of a body."""
 
 _STRING_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"(?P<key>[ \t\r\n]*:)?')
+_BLANKS = b" \t\r\n"
 _ARRAY_INDEX = re.compile(r"0|[1-9][0-9]{0,9}")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -64,13 +68,65 @@ def placeholders_of_body(body: bytes) -> set[str]:
     return found
 
 
-def complete(item: Item, answers: Mapping[int, Result], caller: Caller, policy: Policy) -> Item | Refusal:
+class Values:
+    """The values that the items of a batch take out of each other's answers.
+
+    Each is found once, when its source has ended; of the answer nothing else is kept.
+    """
+
+    __slots__ = ("_found", "_policy", "_wanted")
+
+    def __init__(self, items: Iterable[Item], policy: Policy) -> None:
+        self._policy = policy
+        self._wanted: dict[int, tuple[str, set[Pointer]]] = {}
+        self._found: dict[tuple[int, Pointer], bytes | int | None] = {}
+        for item in items:
+            for reference in () if item.template is None else item.template.references:
+                self._wanted.setdefault(reference.source, (reference.source_id, set()))[1].add(reference.pointer)
+
+    @property
+    def sources(self) -> Mapping[int, object]:
+        """The items from whose answers values are taken, and have not been yet."""
+        return self._wanted
+
+    def take(self, result: Result) -> None:
+        """A source has ended."""
+        source_id, pointers = self._wanted.pop(result.index)
+        in_body = {pointer: pointer[1:] for pointer in pointers if pointer[:1] == ("body",)}
+        in_head = {pointer: pointer for pointer in pointers if pointer not in in_body}
+        if in_body:
+            self._keep(result.index, in_body, _body_of(result, self._policy))
+        if in_head:
+            self._keep(result.index, in_head, _head_of(result, source_id))
+
+    def _keep(self, source: int, pointers: Mapping[Pointer, Pointer], document: bytes) -> None:
+        found = _find_all(document, set(pointers.values()))
+        for pointer, tokens in pointers.items():
+            value = found.get(tokens)
+            is_small = value is None or len(value) <= self._policy.max_var_bytes
+            self._found[source, pointer] = value if value is None or is_small else len(value)
+
+    def of(self, template: Template) -> dict[str, bytes]:
+        """Each name's value, as the bytes of a JSON value. Raises `Unusable`."""
+        values: dict[str, bytes] = {}
+        for reference in template.references:
+            value = self._found[reference.source, reference.pointer]
+            if value is None:
+                raise Unusable(f"The answer has no value for `{reference.name}`.")
+            if isinstance(value, int):
+                most = self._policy.max_var_bytes
+                raise Unusable(f"The value for `{reference.name}` has {value} bytes; {most} are allowed.")
+            values[reference.name] = value
+        return values
+
+
+def complete(item: Item, known: Values, caller: Caller, policy: Policy) -> Item | Refusal:
     """The item with its values put in, its path canonical; or why it cannot be sent. Not yet judged by the policy."""
     template = item.template
     if template is None:
         return item
     try:
-        values = _values(template, answers, policy)
+        values = known.of(template)
         base, target = _target(template.target, values, caller, policy)
         headers = _headers(item.headers, values, policy.max_header_bytes)
         body = _body(item.body, values, policy.max_item_bytes) if template.json_body else item.body
@@ -89,28 +145,6 @@ def complete(item: Item, answers: Mapping[int, Result], caller: Caller, policy: 
 
 
 # The value that a pointer finds
-
-
-def _values(template: Template, answers: Mapping[int, Result], policy: Policy) -> dict[str, bytes]:
-    """Each name's value, as the bytes of a JSON value."""
-    values: dict[str, bytes] = {}
-    documents: dict[tuple[int, bool], bytes] = {}
-    for reference in template.references:
-        source, tokens = reference.source, reference.pointer
-        in_body = tokens[:1] == ("body",)
-        key = (source, in_body)
-        if key not in documents:
-            result = answers[source]
-            documents[key] = _body_of(result, policy) if in_body else _head_of(result, reference.source_id)
-        value = _find(documents[key], tokens[1:] if in_body else tokens)
-        if value is None:
-            raise Unusable(f"The answer has no value for `{reference.name}`.")
-        if len(value) > policy.max_var_bytes:
-            raise Unusable(
-                f"The value for `{reference.name}` has {len(value)} bytes; {policy.max_var_bytes} are allowed."
-            )
-        values[reference.name] = value
-    return values
 
 
 def _head_of(result: Result, id: str) -> bytes:
@@ -132,21 +166,36 @@ def _body_of(result: Result, policy: Policy) -> bytes:
     return as_json(kind_of(result.headers), result.body, policy.max_depth)[0]
 
 
-def _find(document: bytes, tokens: tuple[str, ...]) -> bytes | None:
-    """Follows a JSON Pointer (RFC 6901, section 4) without decoding what it passes."""
-    value: bytes | None = document.strip(b" \t\r\n") or None
-    for token in tokens:
-        if value is None:
-            return None
-        if value.startswith(b"{"):
-            member = _decode_object(value).get(token)
-        elif value.startswith(b"[") and _ARRAY_INDEX.fullmatch(token):
-            members = _decode_array(value)
-            member = members[int(token)] if int(token) < len(members) else None
-        else:
-            return None
-        value = None if member is None else bytes(member).strip(b" \t\r\n")
-    return value
+def _find_all(document: bytes, pointers: set[Pointer]) -> dict[Pointer, bytes]:
+    """Follows JSON Pointers (RFC 6901, section 4) together, so that no part of the document is decoded twice."""
+    found: dict[Pointer, bytes] = {}
+    todo: list[tuple[bytes, int, list[Pointer]]] = [(document.strip(_BLANKS), 0, list(pointers))]
+    while todo:
+        value, depth, here = todo.pop()
+        if not value:
+            continue
+        deeper: dict[str, list[Pointer]] = {}
+        for pointer in here:
+            if len(pointer) == depth:
+                found[pointer] = value
+            else:
+                deeper.setdefault(pointer[depth], []).append(pointer)
+        if deeper:
+            members = _members(value, deeper)
+            todo += [(bytes(member).strip(_BLANKS), depth + 1, deeper[token]) for token, member in members]
+    return found
+
+
+def _members(value: bytes, tokens: Iterable[str]) -> list[tuple[str, msgspec.Raw]]:
+    """The members of an object or array with these names or indexes; their own content is not decoded."""
+    if value.startswith(b"{"):
+        members = _decode_object(value)
+        return [(token, members[token]) for token in tokens if token in members]
+    if value.startswith(b"["):
+        elements = _decode_array(value)
+        indexes = [token for token in tokens if _ARRAY_INDEX.fullmatch(token) and int(token) < len(elements)]
+        return [(token, elements[int(token)]) for token in indexes]
+    return []
 
 
 def _scalar(name: str, value: bytes) -> str:

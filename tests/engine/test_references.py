@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
+import msgspec
 import pytest
 from hypothesis import example, given, strategies as st
 
@@ -14,7 +15,7 @@ from batchproxy import Caller, Failure, Headers, Item, Refusal, Result
 from batchproxy.engine.model import Reference, Template
 from batchproxy.engine.paths import canonical
 from batchproxy.engine.policy import Policy
-from batchproxy.engine.references import complete, placeholders_of_body, pointer
+from batchproxy.engine.references import Values, complete, placeholders_of_body, pointer
 
 CALLER = Caller("r", scheme="https", host="api.example")
 JSON_TYPE: Headers = ((b"content-type", b"application/json"),)
@@ -51,7 +52,11 @@ def completed(
     """An item whose placeholders, each named in `answers`, stand for what is found in that answer."""
     references = tuple(Reference(name, source, pointer(at), f"id-{name}") for source, name in enumerate(answers))
     item = Item(9, "POST", b"", headers=headers, body=body, template=Template(references, target, bool(body)))
-    return complete(item, dict(enumerate(answers.values())), CALLER, Policy(**settings))
+    policy = Policy(**settings)
+    values = Values([item], policy)
+    for source, result in enumerate(answers.values()):
+        values.take(msgspec.structs.replace(result, index=source))
+    return complete(item, values, CALLER, policy)
 
 
 def sent(target: str = "/a", **more: Any) -> Item:
@@ -355,4 +360,31 @@ def test_names_stand_in_strings_that_are_no_keys(body: bytes, names: set[str]) -
 def test_an_item_without_values_is_complete() -> None:
     """An item that waits for nothing is passed on as it is."""
     item = Item(0, "GET", b"/a")
-    assert complete(item, {}, CALLER, Policy()) is item
+    assert complete(item, Values([item], Policy()), CALLER, Policy()) is item
+
+
+def test_many_pointers_into_one_answer_are_followed_together() -> None:
+    """Each distinct value is found, and each missing one is missing, whoever asks, in one walk."""
+    document = {"a": {"b": [1, {"c": 2}], "d": "x"}, "e": None}
+    pointers = ["/body/a/b/0", "/body/a/b/1/c", "/body/a/b/1", "/body/a/d", "/body/a", "/body/e", "/body", "/body/no"]
+    references = [tuple(Reference("x", 0, pointer(at), "s") for _ in range(1)) for at in pointers for _ in range(2)]
+    items = [
+        Item(number + 1, "POST", b"", body=b'"{x}"', template=Template(each, "/a", True))
+        for number, each in enumerate(references)
+    ]
+    policy = Policy()
+    values = Values(items, policy)
+    assert set(values.sources) == {0}
+    values.take(answer(document))
+    assert not values.sources
+    bodies = [complete(item, values, CALLER, policy) for item in items[::2]]
+    assert [json.loads(each.body) for each in bodies[:-1] if isinstance(each, Item)] == [
+        1,
+        2,
+        {"c": 2},
+        "x",
+        document["a"],
+        None,
+        document,
+    ]
+    assert isinstance(bodies[-1], Refusal)
