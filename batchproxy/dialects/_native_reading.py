@@ -1,0 +1,471 @@
+"""Reads the native format: a JSON document becomes a batch, or an error that says where.
+
+Knows: the members of a batch. Must not know: HTTP servers, limits' values, order of execution.
+"""
+
+from __future__ import annotations
+
+import binascii
+import random
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from ..engine import references
+from ..engine.bodies import is_deeper
+from ..engine.errors import Failure, Invalid, Malformed, TooLarge
+from ..engine.headers import own
+from ..engine.model import (
+    Batch,
+    Caller,
+    Execution,
+    Headers,
+    Item,
+    OnError,
+    Options,
+    Reference,
+    Refusal,
+    Template,
+)
+from ..engine.paths import canonical, component, joined_queries, query_string, with_query
+from ..engine.policy import Policy
+
+_MAX_REFERENCE = 1024
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+# What a batch looks like on the wire. The types check the members' kinds; bodies stay the bytes that they are.
+
+
+class _Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    path: str
+    method: str = "GET"
+    body: msgspec.Raw = msgspec.Raw()
+    headers: dict[str, str | list[str]] | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+    query: dict[str, msgspec.Raw] | UnsetType = UNSET
+    body_encoding: Literal["json", "text", "base64"] = "json"
+    depends_on: list[str] = []
+    vars: dict[str, str] | UnsetType = UNSET
+    timeout: Annotated[float, msgspec.Meta(gt=0)] | UnsetType = UNSET
+
+
+class _Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    execution: Execution = Execution.PARALLEL
+    on_error: OnError = OnError.CONTINUE
+    timeout: Annotated[float, msgspec.Meta(gt=0)] | UnsetType = UNSET
+
+
+class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    requests: list[_Item]
+    options: _Options = _Options()
+
+
+_decode = msgspec.json.Decoder(_Envelope).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+_EXPECTED = {
+    "requests": "a list of items",
+    "options": "an object",
+    "path": "a string such as `/users/7?fields=name`",
+    "method": "a string such as `GET`",
+    "body_encoding": "`json`, `text` or `base64`",
+    "headers": "an object: name → string or list of strings",
+    "query": "an object: name → string, number, boolean, or list of those",
+    "id": "a string of 1 to 64 letters, digits and `._:-`",
+    "depends_on": "a list of ids",
+    "vars": "an object: name → `id#/pointer`",
+    "timeout": "a number of seconds above 0",
+    "execution": "`parallel`, `ordered_writes` or `sequential`",
+    "on_error": "`continue` or `stop`",
+}
+_ALIASES = {
+    "url": "path",
+    "uri": "path",
+    "relative_url": "path",
+    "relativeurl": "path",
+    "href": "path",
+    "data": "body",
+    "json": "body",
+    "payload": "body",
+    "content": "body",
+    "dependson": "depends_on",
+    "after": "depends_on",
+    "params": "query",
+    "queryparams": "query",
+    "header": "headers",
+    "verb": "method",
+    "type": "method",
+    "bodyencoding": "body_encoding",
+    "encoding": "body_encoding",
+    "variables": "vars",
+    "referenceid": "id",
+    "content_id": "id",
+    "items": "requests",
+    "operations": "requests",
+    "batch": "requests",
+    "onerror": "on_error",
+    "mode": "execution",
+}
+
+
+def read(body: bytes, caller: Caller, policy: Policy, *, minimal: bool) -> Batch:
+    """The batch that the bytes mean. Raises `Malformed`, `Invalid` or `TooLarge`."""
+    envelope = _envelope(body, policy.max_items)
+    return _Reading(envelope, caller, policy).batch(minimal)
+
+
+def _envelope(body: bytes, max_items: int) -> _Envelope:
+    """Raises `Malformed`, `Invalid` or `TooLarge`."""
+    try:
+        if not body.isascii():
+            # The parser does not look at the UTF-8 of what it leaves undecoded.
+            body.decode("utf-8")
+        # One brace is that of the batch itself.
+        if body.count(b"{") > max_items + 1:
+            _check_count(body, max_items)
+        return _decode(body)
+    except UnicodeDecodeError as fault:
+        raise Malformed(f"The body is not UTF-8 (byte {fault.start}).") from None
+    except RecursionError:
+        raise Malformed("The body is nested too deeply to be read.") from None
+    except msgspec.ValidationError as fault:
+        raise _invalid(str(fault)) from None
+    except msgspec.DecodeError as fault:
+        raise Malformed(f"The body cannot be read: {fault}.") from None
+
+
+def _check_count(body: bytes, max_items: int) -> None:
+    """Counts the items before any of them is decoded: a batch far over the limit must not cost its memory."""
+    count, stop = 0, max(100 * max_items, 1_000_000)
+
+    def counted(_: msgspec.Struct) -> None:
+        nonlocal count
+        count += 1
+        if count > stop:
+            raise ValueError
+
+    # All of these are equal, so that a set of them stays small, however many there are.
+    anything = msgspec.defstruct("Anything", (), namespace={"__post_init__": counted}, frozen=True, gc=False)
+    envelope = msgspec.defstruct("Envelope", [("requests", set[anything], set())])  # type: ignore[valid-type]
+    try:
+        msgspec.json.decode(body, type=envelope)
+    except msgspec.ValidationError:
+        if count <= stop:
+            # Not a list of objects: the reading proper says what is wrong.
+            return
+    if count > max_items:
+        actual = str(count) if count <= stop else f"more than {stop}"
+        raise TooLarge(
+            f"The batch has {actual} items; the limit is {max_items}.", code="too_many_items", pointer="/requests"
+        )
+
+
+def _invalid(text: str) -> Invalid:
+    """Turns the parser's words into ours: where, what was expected, the nearest name; nothing of the values."""
+    what, _, where = text.rpartition(" - at `$") if " - at `$" in text else (text, "", "")
+    # Inside a header's list the parser does not tell the name, so that the pointer ends before it.
+    where = where.partition("[...]")[0]
+    pointer = "".join(
+        f"/{member or index}" for member, index in re.findall(r"\.([A-Za-z_]+)|\[(\d+)\]", where.rstrip("`"))
+    )
+    unknown = re.match(r"Object contains unknown field `(.*)`$", what, re.DOTALL)
+    if unknown is not None:
+        return _unknown_member(unknown[1], pointer)
+    missing = re.match(r"Object missing required field `(\w+)`$", what)
+    if missing is not None:
+        name = missing[1]
+        return Invalid(f"`{name}` is missing; expected {_EXPECTED[name]}.", pointer=f"{pointer}/{name}")
+    name = next((part for part in reversed(pointer.split("/")) if part in _EXPECTED), "")
+    if re.search(r"/requests/\d+$", pointer):
+        return Invalid("An item must be an object.", pointer=pointer)
+    if not name:
+        return Invalid('A batch is an object with the member `requests`: {"requests": […]}.', pointer=pointer)
+    return Invalid(f"`{name}` must be {_EXPECTED[name]}.", pointer=pointer)
+
+
+def _unknown_member(name: str, pointer: str) -> Invalid:
+    kind = _Item if re.fullmatch(r"/requests/\d+", pointer) else _Options if pointer == "/options" else _Envelope
+    known = kind.__struct_fields__
+    alias = _ALIASES.get(name.replace("-", "_").lower())
+    nearest = [alias] if alias in known else get_close_matches(name[:64], known, 1)
+    shown = name if _ID.fullmatch(name) else "with unusual characters"
+    hint = f"did you mean `{nearest[0]}`?" if nearest else f"known are {', '.join(known)}."
+    return Invalid(f"Unknown member `{shown}`; {hint}", pointer=f"{pointer}/{_pointer_token(name[:64])}")
+
+
+def _pointer_token(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+_JSON_TYPE: Headers = ((b"content-type", b"application/json"),)
+_DEFAULT_TYPES: dict[str, Headers] = {
+    "json": _JSON_TYPE,
+    "text": ((b"content-type", b"text/plain; charset=utf-8"),),
+    "base64": ((b"content-type", b"application/octet-stream"),),
+}
+
+
+class _Reading:
+    """One envelope on its way to a `Batch`."""
+
+    def __init__(self, envelope: _Envelope, caller: Caller, policy: Policy) -> None:
+        self._requests = envelope.requests
+        self._options = envelope.options
+        self._caller = caller
+        self._policy = policy
+        self._base = policy.base_path.encode("ascii")
+        self._refused: dict[int, Refusal] = {}
+        self._indexes: dict[str, int] = {}
+
+    def batch(self, minimal: bool) -> Batch:
+        for index, request in enumerate(self._requests):
+            if request.id is not UNSET:
+                self._note_id(index, request.id)
+        items = tuple(map(self._item, range(len(self._requests)), self._requests))
+        wish, floor = self._options.execution, self._policy.execution
+        ranks = list(Execution)
+        return Batch(
+            id=f"{random.getrandbits(64):016x}",
+            dialect="native",
+            items=items,
+            caller=self._caller,
+            options=Options(
+                execution=max(wish, floor, key=ranks.index),
+                on_error=self._options.on_error,
+                timeout=self._options.timeout or None,
+                minimal=minimal,
+            ),
+            refused=self._refused,
+        )
+
+    def _note_id(self, index: int, id: str) -> None:
+        if _ID.fullmatch(id) is None:
+            raise Invalid(f"`id` must be {_EXPECTED['id']}.", pointer=f"/requests/{index}/id")
+        if self._indexes.setdefault(id, index) != index:
+            raise Invalid(
+                f"The id `{id}` is already that of item {self._indexes[id]}.",
+                code="duplicate_id",
+                pointer=f"/requests/{index}/id",
+            )
+
+    def _item(self, index: int, request: _Item) -> Item:
+        if not (request.headers or request.body or request.query or request.depends_on or request.vars):
+            # The rule, and the hot path.
+            path, query = self._target(request.path, index)
+            return Item(index, request.method, path, query, request.id or None, timeout=request.timeout or None)
+        headers: Headers = ()
+        body = b""
+        if request.headers:
+            headers = self._or_refused(index, self._too_many(request.headers) or own(request.headers), ())
+        if request.body:
+            body = self._or_refused(index, self._body(index, request), b"")
+            if not any(name == b"content-type" for name, _ in headers):
+                headers += _DEFAULT_TYPES[request.body_encoding]
+        after: tuple[int, ...] = ()
+        template: Template | None = None
+        path = query = b""
+        if request.depends_on:
+            after = self._after(index, request.depends_on)
+        if request.vars:
+            template = self._template(index, request, headers, body)
+            after = tuple(dict.fromkeys((*after, *(reference.source for reference in template.references))))
+        else:
+            path, query = self._target(request.path, index)
+            if request.query and self._is_short(index, request.query):
+                added = query_string(self._query(index, request.query))
+                query = joined_queries(query.decode("ascii"), added).encode("ascii")
+        return Item(
+            index,
+            request.method,
+            path,
+            query,
+            request.id or None,
+            headers,
+            body,
+            after,
+            template,
+            request.timeout or None,
+        )
+
+    def _too_many(self, headers: Mapping[str, str | list[str]]) -> Refusal | None:
+        """Counted before any of them is looked at."""
+        policy = self._policy
+        values = [value for given in headers.values() for value in ([given] if isinstance(given, str) else given)]
+        size = sum(map(len, headers)) + sum(map(len, values))
+        count = max(len(headers), len(values))
+        if count <= policy.max_headers and size <= policy.max_header_bytes:
+            return None
+        return Refusal(
+            Failure.HEADERS_TOO_LARGE,
+            f"The item has {count} headers of {size} bytes; the limits are {policy.max_headers}"
+            f" and {policy.max_header_bytes}.",
+        )
+
+    def _or_refused(self, index: int, value: Any, instead: Any) -> Any:
+        if isinstance(value, Refusal):
+            self._refused.setdefault(index, value)
+            return instead
+        return value
+
+    def _target(self, path: str, index: int) -> tuple[bytes, bytes]:
+        if len(path) > self._policy.max_path_bytes:
+            detail = f"Path and query have {len(path)} bytes; the limit is {self._policy.max_path_bytes}."
+            self._refused.setdefault(index, Refusal(Failure.PATH_TOO_LONG, detail))
+            return b"", b""
+        read = canonical(path, allow_empty_segments=self._policy.allow_empty_segments)
+        if isinstance(read, Refusal):
+            self._refused.setdefault(index, read)
+            return b"", b""
+        return self._base + read[0], read[1]
+
+    def _is_short(self, index: int, query: Mapping[str, msgspec.Raw]) -> bool:
+        """Whether a `query` may fit into a path, judged undecoded: an escape takes six bytes for one."""
+        size = sum(map(len, query)) + sum(len(bytes(raw)) for raw in query.values())
+        if size <= 6 * self._policy.max_path_bytes:
+            return True
+        detail = f"`query` alone is longer than the limit of {self._policy.max_path_bytes} bytes for path and query."
+        self._refused.setdefault(index, Refusal(Failure.PATH_TOO_LONG, detail))
+        return False
+
+    def _query(self, index: int, given: Mapping[str, msgspec.Raw]) -> dict[str, list[str]]:
+        """The texts of the values: numbers as they stood in the batch."""
+        texts: dict[str, list[str]] = {}
+        for name, raw in given.items():
+            value = bytes(raw)
+            values = [bytes(each) for each in _decode_list(value)] if value.startswith(b"[") else [value]
+            if any(each.startswith((b"[", b"{", b"n")) for each in values):
+                raise Invalid(
+                    "A query value must be a string, a number, a boolean, or a list of those.",
+                    pointer=f"/requests/{index}/query/{_pointer_token(name)}",
+                )
+            texts[name] = [_scalar_text(each) for each in values]
+        return texts
+
+    def _body(self, index: int, request: _Item) -> bytes | Refusal:
+        body = bytes(request.body)
+        if request.body_encoding == "json":
+            if is_deeper(body, self._policy.max_depth):
+                return Refusal(Failure.INVALID_BODY, f"The body is nested deeper than {self._policy.max_depth} levels.")
+            return body
+        if not body.startswith(b'"'):
+            raise Invalid(
+                f"With the body encoding `{request.body_encoding}` a body must be a string.",
+                pointer=f"/requests/{index}/body",
+            )
+        text = _decode_text(body)
+        if request.body_encoding == "text":
+            return text.encode("utf-8")
+        try:
+            return binascii.a2b_base64(text, strict_mode=True)
+        except ValueError:
+            return Refusal(Failure.INVALID_BODY, "The body is not base64 (RFC 4648, section 4).")
+
+    def _after(self, index: int, ids: list[str]) -> tuple[int, ...]:
+        if len(ids) > len(self._requests):
+            raise Invalid(
+                f"`depends_on` has {len(ids)} ids; the batch has {len(self._requests)} items.",
+                pointer=f"/requests/{index}/depends_on",
+            )
+        return tuple(
+            dict.fromkeys(
+                self._index_of(each, f"/requests/{index}/depends_on/{position}") for position, each in enumerate(ids)
+            )
+        )
+
+    def _index_of(self, id: str, pointer: str) -> int:
+        index = self._indexes.get(id)
+        if index is None:
+            near = get_close_matches(id[:64], self._indexes, 1)
+            hint = f"; did you mean `{near[0]}`?" if near else "."
+            raise Invalid(
+                f"No item of this batch has the id that is named here{hint}", code="unknown_id", pointer=pointer
+            )
+        return index
+
+    # Values out of other answers
+
+    def _template(self, index: int, request: _Item, headers: Headers, body: bytes) -> Template:
+        given = request.vars or {}
+        place = f"/requests/{index}/vars"
+        if len(given) > self._policy.max_vars:
+            raise Invalid(f"An item may have {self._policy.max_vars} vars; this one has {len(given)}.", pointer=place)
+        values = tuple(self._reference(place, name, value) for name, value in given.items())
+        target, used = self._template_target(index, request)
+        json_body = bool(body) and request.body_encoding == "json"
+        if json_body:
+            if len(body) <= references.MAX_TEMPLATE_BYTES:
+                used |= references.placeholders_of_body(body)
+            elif in_body := {name for name in given if b"{%b}" % name.encode("ascii") in body}:
+                used |= in_body
+                self._refused.setdefault(
+                    index,
+                    Refusal(
+                        Failure.BODY_TOO_LARGE,
+                        f"A body that takes values may have {references.MAX_TEMPLATE_BYTES} bytes.",
+                    ),
+                )
+        for _, value in headers:
+            used.update(references.PLACEHOLDER.findall(value.decode("latin-1")))
+        for name in given:
+            if name not in used:
+                raise Invalid(
+                    f"`{name}` is declared and not used; write `{{{name}}}` where its value belongs.",
+                    pointer=f"{place}/{_pointer_token(name)}",
+                )
+        return Template(values, target, json_body)
+
+    def _reference(self, place: str, name: str, value: str) -> Reference:
+        pointer = f"{place}/{_pointer_token(name[:64])}"
+        if references.NAME.fullmatch(name) is None:
+            raise Invalid("A name in `vars` has 1 to 64 letters, digits and `_.-`.", pointer=pointer)
+        id, mark, fragment = value.partition("#")
+        if len(value) > _MAX_REFERENCE:
+            raise Invalid(f"A value in `vars` has at most {_MAX_REFERENCE} characters.", pointer=pointer)
+        if not mark or not id or not fragment.startswith("/"):
+            raise Invalid("A value in `vars` is `id#/pointer`, such as `create#/body/id`.", pointer=pointer)
+        source = self._index_of(id, pointer)
+        try:
+            return Reference(name, source, references.pointer(fragment), id)
+        except ValueError as fault:
+            raise Invalid(f"This is not a JSON Pointer (RFC 6901): {fault}.", pointer=pointer) from None
+
+    def _template_target(self, index: int, request: _Item) -> tuple[str, set[str]]:
+        """Path and query with their placeholders, and the names that these use."""
+        path, names = request.path, request.vars or {}
+        used = set(references.PLACEHOLDER.findall(path))
+        for name in used:
+            if name not in names:
+                raise Invalid(
+                    f"The path uses `{{{name}}}`, which `vars` does not declare.", pointer=f"/requests/{index}/path"
+                )
+        if not request.query or not self._is_short(index, request.query):
+            return path, used
+        pairs = []
+        for name, texts in self._query(index, request.query).items():
+            for text in texts:
+                found = [each for each in references.PLACEHOLDER.findall(text) if each in names]
+                used.update(found)
+                pairs.append(f"{component(name)}={_encoded_around(text, found)}")
+        return with_query(path, "&".join(pairs)), used
+
+
+def _encoded_around(text: str, names: list[str]) -> str:
+    """A query value, percent-encoded but for the placeholders of these names."""
+    parts = re.split(r"\{([A-Za-z0-9_.\-]{1,64})\}", text)
+    return "".join(
+        component(part) if position % 2 == 0 else f"{{{part}}}" if part in names else component(f"{{{part}}}")
+        for position, part in enumerate(parts)
+    )
+
+
+def _scalar_text(value: bytes) -> str:
+    if value.startswith(b'"'):
+        return _decode_text(value)
+    return value.decode("ascii")
