@@ -8,6 +8,8 @@ from typing import Any
 
 from batchproxy import BatchMiddleware, Route, RouteTable
 from batchproxy.proxy.app import ReverseProxy
+from batchproxy.proxy.entrance import Entrance
+from batchproxy.proxy.forwarding import Forwarding
 from batchproxy.proxy.settings import Upstream
 
 UPSTREAM = f"http://127.0.0.1:{os.environ.get('BENCHMARK_UPSTREAM', '0')}"
@@ -50,10 +52,10 @@ async def _lifespan(receive: Any, send: Any) -> None:
 
 
 SETTINGS: dict[str, Any] = {"concurrency": 100}
-ours = BatchMiddleware(
-    ReverseProxy(
-        RouteTable([Route(upstream="items")]), {"items": Upstream(url=UPSTREAM, max_in_flight=100, max_connections=100)}
-    ),
-    **SETTINGS,
+proxy = ReverseProxy(
+    RouteTable([Route(upstream="items")]),
+    {"items": Upstream(url=UPSTREAM, max_in_flight=100, max_connections=100)},
+    forwarding=None,
 )
+ours = Entrance(BatchMiddleware(proxy, **SETTINGS), forwarding=Forwarding())
 over_aiohttp = BatchMiddleware(OverAiohttp(), **SETTINGS)
