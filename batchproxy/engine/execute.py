@@ -288,7 +288,7 @@ class Run:
                 exchange.begun = True
                 target = self._target
                 await target.app(target.scope(exchange.item, exchange.report), exchange.receive, exchange.send)
-                if not exchange.done:
+                if not (exchange.done or exchange.has_reported):
                     self._log(exchange.item, None)
         # An item gets the fate that it would have alone: a server answers whatever the app raises, and lives on.
         except BaseException as raised:

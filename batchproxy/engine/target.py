@@ -207,6 +207,11 @@ class Exchange:
         state = "done" if self.done else "begun" if self.begun else "new"
         return f"Exchange({self.item.index}, {self.item.method}, {state}, status={self._status}, size={self._size})"
 
+    @property
+    def has_reported(self) -> bool:
+        """Whether the app has said why there will be no answer; then it has logged that, too."""
+        return self._reported is not None
+
     def call(self) -> Awaitable[None]:
         """The call of the app, to be awaited once. What it raises goes on; `finish` is for whoever awaits it."""
         self.begun = True
