@@ -1,0 +1,314 @@
+"""An upstream at work: which address a request goes to, when, and what is tried again.
+
+Knows: places, the queue, the breaker, ejection, retries, health. Must not know: routes, clients, bytes on the wire.
+
+What to do next is decided by `Places`, `Balancer`, `Breaker` and `Retrying`, none of which awaits while it decides;
+here are the awaits between, and whatever was taken is given back on each way out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from .addresses import Location, has_host, host_for, located
+from .balancing import Address, Balancer
+from .breaker import Breaker
+from .health import Health, HealthChecks
+from .passage import LiveAnswer, Passage
+from .places import Places
+from .retrying import Retrying
+from .settings import HealthCheck, Upstream
+from .transports import (
+    FIRST_BYTE_TIMEOUT,
+    NO_HEALTHY,
+    OVERLOADED,
+    Answer,
+    Outgoing,
+    Sent,
+    Transport,
+    UpstreamError,
+)
+from .transports.choice import make
+
+logger = logging.getLogger("batchproxy")
+
+
+class LiveUpstream:
+    """An `Upstream` with its connections; made inside a running loop. Raises `SettingError`.
+
+    `start` begins the health checks; `aclose` comes after the last exchange has ended.
+    """
+
+    def __init__(
+        self, name: str, settings: Upstream, *, make: Callable[[Upstream, Location], Transport] = make
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self._make = make
+        self._loop = asyncio.get_running_loop()
+        self._places = Places(settings.max_in_flight, settings.max_queue)
+        self._breaker = Breaker(settings.circuit_breaker)
+        self._retrying = Retrying(settings.retry)
+        self._total = settings.timeouts.total
+        self._per_try = settings.retry.per_try_timeout
+        urls = [settings.url] if settings.url is not None else settings.addresses
+        # Each address has a transport of its own, made for this upstream alone: what a connection has proved (a
+        # client certificate, NTLM) is never of use to another upstream.
+        self._balancer = Balancer([self._address(located(url)) for url in urls], settings.outlier_detection)
+        self._checks = self._health_checks()
+
+    def __repr__(self) -> str:
+        return f"LiveUpstream({self.name}, {self._places!r}, {self._breaker!r})"
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        return self._balancer.addresses
+
+    @property
+    def is_available(self) -> bool:
+        """Whether there is a healthy address."""
+        return any(each.health.is_good for each in self.addresses)
+
+    def start(self) -> None:
+        """Begins the health checks, if there are any."""
+        if self._checks is not None:
+            self._checks.start()
+
+    def drain(self) -> None:
+        """A newer generation took over: what runs goes on, nothing is kept for later."""
+        if self._checks is not None:
+            self._checks.stop()
+        for address in self.addresses:
+            address.transport.expire()
+
+    async def aclose(self) -> None:
+        """Ends the health checks and closes all connections."""
+        try:
+            if self._checks is not None:
+                await self._checks.aclose()
+        finally:
+            await asyncio.gather(*(each.transport.aclose() for each in self.addresses))
+
+    # One request
+
+    async def send(self, request: Outgoing, *, notes: dict[str, Any] | None = None) -> LiveAnswer:
+        """The head of the answer of some address. Raises `UpstreamError`.
+
+        The address's prefix is put before the request's target, and `Host` is set by the policy; header names are in
+        lower case, as ASGI has them. `notes` gets `upstream`, `address`, `attempts`, and of failures `flags` (Envoy's,
+        with commas between) and the last `detail`. A deadline of the request is taken for a setting's: whoever does
+        not keep it has failed. A client's own deadline is kept by cancelling this call, which blames nobody.
+        """
+        deadline = request.deadline if self._total is None else self._sooner(request.deadline)
+        notes = {} if notes is None else notes
+        notes["upstream"] = self.name
+        passage = Passage(self, request, deadline, notes)
+        if not self._places.take():
+            await self._wait(passage)
+        try:
+            while True:
+                try:
+                    return LiveAnswer(await self._attempt(passage), passage)
+                except UpstreamError as fault:
+                    pause = self._pause(passage, fault)
+                    if pause is None:
+                        raise
+                await asyncio.sleep(pause)
+        except BaseException:
+            self._retrying.done(passage.retries)
+            self._places.give_back()
+            raise
+
+    def _sooner(self, deadline: float | None) -> float | None:
+        assert self._total is not None
+        ours = self._loop.time() + self._total
+        return ours if deadline is None or ours < deadline else deadline
+
+    async def _wait(self, passage: Passage) -> None:
+        since = self._loop.time()
+        try:
+            await self._places.wait(passage.deadline)
+        except UpstreamError as fault:
+            passage.failed(fault)
+            raise
+        passage.waited = self._loop.time() - since
+
+    def _pause(self, passage: Passage, fault: UpstreamError) -> float | None:
+        """How long to wait before the next attempt; None if there will be none."""
+        passage.failed(fault)
+        now = self._loop.time()
+        if not self._breaker.lets_through(now) or not self.is_available:
+            return None
+        pause = self._retrying.pause(passage.request, fault, passage.attempts, self._places.used)
+        if pause is None:
+            return None
+        passage.retries += 1
+        return pause if passage.deadline is None or now + pause < passage.deadline else None
+
+    async def _attempt(self, passage: Passage) -> Answer:
+        now = self._loop.time()
+        address = self._balancer.pick(now, passage.tried)
+        if address is None:
+            raise UpstreamError(NO_HEALTHY, f"{self.name}: no address is healthy")
+        ticket = self._breaker.enter(now)
+        if ticket is None:
+            raise UpstreamError(OVERLOADED, f"{self.name}: the circuit breaker is open")
+        passage.address, passage.ticket, passage.began = address, ticket, now
+        passage.attempts += 1
+        passage.notes["address"], passage.notes["attempts"] = address.url, passage.attempts
+        address.in_flight += 1
+        try:
+            if self._per_try is None:
+                answer = await address.transport.send(self._outgoing(passage, address))
+            else:
+                answer = await self._send_within(self._per_try, passage, address)
+        except BaseException as fault:
+            self._judge(passage, address, fault)
+            address.in_flight -= 1
+            raise
+        passage.status = answer.status
+        if not self._breaker.is_closed and ticket == self._breaker.ticket:
+            # The one that was let through has an answer, and its body may go on for hours.
+            self._breaker.succeeded(ticket)
+            passage.ticket = self._breaker.ticket
+        if answer.status >= 500:
+            self._count_against(address)
+        return answer
+
+    async def _send_within(self, seconds: float, passage: Passage, address: Address) -> Answer:
+        """Only the head has to be there in time."""
+        outgoing = self._outgoing(passage, address)
+        limit = self._loop.time() + seconds
+        if outgoing.deadline is not None and outgoing.deadline <= limit:
+            return await address.transport.send(outgoing)
+        try:
+            async with asyncio.timeout_at(limit):
+                return await address.transport.send(outgoing)
+        except TimeoutError:
+            detail = f"{address.url}: no answer within per_try_timeout"
+            raise UpstreamError(FIRST_BYTE_TIMEOUT, detail, sent=Sent.ALL) from None
+
+    def _outgoing(self, passage: Passage, address: Address) -> Outgoing:
+        request, prefix, host = passage.request, address.prefix, address.host
+        headers, target = request.headers, request.target
+        if host is None and not has_host(headers):
+            # HTTP/1.0 allows that, and we speak 1.1 (RFC 9112, section 3.2).
+            host = address.location.authority
+        if host is None and not prefix and passage.deadline is request.deadline:
+            return request
+        if prefix:
+            if target[:1] != b"/":
+                # It would be glued to the prefix's last segment, and lead beside it.
+                raise ValueError("A target begins with a slash.")
+            target = prefix + target
+        if host is not None:
+            headers = [(b"host", host), *[pair for pair in headers if pair[0] != b"host"]]
+        return Outgoing(request.method, target, headers, request.body, request.length, passage.deadline)
+
+    def ended(self, passage: Passage, fault: UpstreamError | None) -> None:
+        """The answer has been read to its end or closed, or has failed on the way."""
+        address = passage.address
+        assert address is not None
+        if fault is not None:
+            passage.failed(fault)
+        self._judge(passage, address, fault)
+        address.in_flight -= 1
+        self._retrying.done(passage.retries)
+        self._places.give_back()
+
+    # What an attempt says about its address
+
+    def _judge(self, passage: Passage, address: Address, fault: BaseException | None) -> None:
+        if fault is None:
+            self._breaker.succeeded(passage.ticket)
+            if passage.status < 500:
+                address.streak = 0
+        elif isinstance(fault, UpstreamError) and passage.blames(fault, self._loop.time()):
+            if self._breaker.failed(passage.ticket, self._loop.time()):
+                logger.warning("upstream.refusing: upstream=%s The circuit breaker opened after %s", self.name, fault)
+            self._count_against(address)
+        else:
+            self._breaker.left(passage.ticket)
+
+    def _count_against(self, address: Address) -> None:
+        if self._balancer.failed(address, self._loop.time()):
+            logger.warning("upstream.ejected: upstream=%s address=%s", self.name, address.url)
+
+    # For websockets and for who watches
+
+    def address_for_websocket(self) -> Address:
+        """The next healthy address. Raises `UpstreamError`."""
+        address = self._balancer.pick(self._loop.time())
+        if address is None:
+            raise UpstreamError(NO_HEALTHY, f"{self.name}: no address is healthy")
+        return address
+
+    def state(self) -> dict[str, Any]:
+        """For the admin view."""
+        now = self._loop.time()
+        return {
+            "name": self.name,
+            "available": self.is_available,
+            "required": self.settings.required,
+            "breaker": str(self._breaker.state),
+            "failures": self._breaker.failures,
+            "in_flight": self._places.used,
+            "max_in_flight": self._places.limit,
+            "queued": self._places.waiting,
+            "retries": self._retrying.total,
+            "retries_refused": self._retrying.refused,
+            "addresses": [each.state(now) for each in self.addresses],
+        }
+
+    # Making
+
+    def _address(self, location: Location) -> Address:
+        settings, check, context = self.settings, self.settings.health_check, None
+        if location.scheme == "https":
+            from .transports.tls import tls_context
+
+            context = tls_context(settings.tls)
+        return Address(
+            location,
+            self._make(settings, location),
+            host=host_for(settings.host, location),
+            health=Health(check.healthy, check.unhealthy) if check is not None else None,
+            ssl_context=context,
+        )
+
+    def _health_checks(self) -> HealthChecks | None:
+        check = self.settings.health_check
+        if check is None:
+            return None
+        return HealthChecks(check, [partial(self._probe, each, check) for each in self.addresses])
+
+    async def _probe(self, address: Address, check: HealthCheck) -> None:
+        passed = await is_well(address, check.path, self._loop.time() + check.timeout)
+        if not address.health.note(passed):
+            return
+        if passed:
+            self._balancer.recovered(address)
+            logger.info("upstream.healthy: upstream=%s address=%s", self.name, address.url)
+        else:
+            logger.warning("upstream.unhealthy: upstream=%s address=%s", self.name, address.url)
+
+
+async def is_well(address: Address, path: str, deadline: float) -> bool:
+    """One health check."""
+    host = address.location.authority if address.host is None else address.host
+    headers = [(b"host", host), (b"user-agent", b"batchproxy")]
+    try:
+        answer = await address.transport.send(Outgoing("GET", path.encode("ascii"), headers, deadline=deadline))
+        try:
+            # To its end, so that the connection can be used again.
+            while await answer.read():
+                pass
+        finally:
+            answer.close()
+    except UpstreamError:
+        return False
+    return 200 <= answer.status <= 399
