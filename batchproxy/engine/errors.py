@@ -31,6 +31,8 @@ class SettingError(ValueError):
         shown = repr(value)
         super().__init__(f"batchproxy: {setting}={shown if len(shown) <= 200 else shown[:200] + '…'}: {expected}")
         self.setting = setting
+        self.value = value
+        self.expected = expected
 
 
 class BatchError(Exception):
@@ -151,6 +153,7 @@ WHOLE_BATCH: dict[str, tuple[int, str]] = {
     "unsupported_media_type": (415, "The body's media type or encoding is not supported."),
     "rate_limited": (429, "A guard asks the caller to slow down."),
     "overloaded": (503, "No place was free for the batch."),
+    "loop_detected": (508, "The request has passed this proxy before."),
 }
 """The codes of the whole batch, for the self-description: code → (status, meaning)."""
 

@@ -79,13 +79,11 @@ _CLIENT_ADDRESS = frozenset(
     }
 )
 # Another method or another URL than those that were judged.
-_OVERRIDES = frozenset(
+METHOD_OVERRIDES = frozenset(
+    {"x-http-method-override", "x-http-method", "x-method-override", "x-method", "x-original-method"}
+)
+_URL_OVERRIDES = frozenset(
     {
-        "x-http-method-override",
-        "x-http-method",
-        "x-method-override",
-        "x-method",
-        "x-original-method",
         "x-original-url",
         "x-rewrite-url",
         "x-original-uri",
@@ -96,6 +94,7 @@ _OVERRIDES = frozenset(
         "x-envoy-original-path",
     }
 )
+_OVERRIDES = METHOD_OVERRIDES | _URL_OVERRIDES
 _NEVER_SET = _FRAMING | _CLIENT_ADDRESS | _OVERRIDES
 _NEVER_SET_PREFIXES = ("x-forwarded-", "proxy-", "sec-")
 _HOP_BY_HOP_TEXT = frozenset(name.decode() for name in HOP_BY_HOP)
@@ -181,6 +180,22 @@ def _name_refusal(name: str) -> Refusal | None:
 def normalised(name: str) -> str:
     """A name as CGI and WSGI see it, where `X_Real_IP` and `X-Real-IP` are one."""
     return name.lower().replace("_", "-")
+
+
+def is_claim(name: bytes) -> bool:
+    """Whether a header says where the client is, or which URL it asked for: what only proxies have to say."""
+    return _is_claim(name) if len(name) <= _LONGEST_NAME else _is_claim.__wrapped__(name)
+
+
+@lru_cache(maxsize=1024)
+def _is_claim(name: bytes) -> bool:
+    plain = normalised(name.decode("latin-1"))
+    return (
+        plain in _CLIENT_ADDRESS
+        or plain in _URL_OVERRIDES
+        or plain == "forwarded"
+        or plain.startswith("x-forwarded-")
+    )
 
 
 def refused_by_setting(headers: Headers, protected: Collection[str]) -> str | None:

@@ -40,7 +40,7 @@ class Route(Settings):
     methods: Collection[str] | None = None
     allow: Sequence[str] | None = None
     deny: Sequence[str] = ()
-    add_headers: Mapping[str, str] = field(default_factory=dict)
+    add_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     remove_headers: Collection[str] = ()
     require_headers: Collection[str] = ()
     max_per_batch: int | None = optional_count(least=0)

@@ -39,9 +39,6 @@ def seconds(default: float | None, *, least: float = 0.001) -> Any:
 class Settings:
     """Checks its numbers when it is made. Raises `SettingError`."""
 
-    # For who builds these classes from a file: a key that is no field is a mistake.
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - it is read by name, and never changed
-
     def __post_init__(self) -> None:
         for each in fields(self):
             if "least" in each.metadata:

@@ -1,0 +1,185 @@
+"""What each key of a config file means: read by the JSON Schema, `config/full.yaml` and `docs/configuration.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_CONFIG = {
+    "server": "The process: where it listens, whom it believes, what it logs.",
+    "upstreams": "The servers behind it, by name.",
+    "routes": "Which requests go to which upstream; without any, all go to the only upstream.",
+    "endpoints": "The paths that take batches.",
+}
+
+_SERVER = {
+    "listen": "Where requests arrive: `host:port`, `[v6]:port`, `unix:/path.sock` or `fd:3`.",
+    "admin": "Where health, state and reload are served, in the forms of `listen`; `off` for nowhere.",
+    "admin_hosts": "Values of `Host` that the admin listener takes, beside names and addresses of loopback.",
+    "admin_token": "Asked for by the admin listener, as `Authorization: Bearer …`, by all but the health endpoints;"
+    " needed where `admin` is not loopback.",
+    "name": "Our pseudonym in `Via` and `CDN-Loop`; each proxy in a chain needs one of its own.",
+    "workers": "Processes that serve; limits are per worker.",
+    "trusted_proxies": "Addresses and networks (`10.0.0.0/8`) whose `X-Forwarded-*` is believed; `unix` for sockets.",
+    "allowed_hosts": "Names that `Host` may have, such as `api.example.com` and `*.example.com`; empty for all.",
+    "max_header_bytes": "The headers of a request together.",
+    "max_connections": "Connections of clients at one time.",
+    "max_in_flight": "Items of all batches that run at one time.",
+    "max_queue": "Items that may wait for a place; what comes then is refused with 503.",
+    "keep_alive": "How long an idle connection of a client stays open.",
+    "drain_delay": "At shutdown, how long requests are still taken while the process already says it is not ready.",
+    "grace": "At shutdown, how long running requests may take to end.",
+    "watch": "Whether a changed config file is taken up by itself.",
+    "tls_certificate": "Certificate chain in PEM, to serve HTTPS; relative to the config file.",
+    "tls_key": "Its key in PEM; relative to the config file.",
+    "log": "What is logged, and how.",
+}
+
+_LOG = {
+    "level": "The least important that is logged.",
+    "format": "`json` for machines, `console` for people; `auto` is `console` on a terminal.",
+    "access": "Whether each request gets a line.",
+    "items": "Which items of a batch get a line of their own.",
+}
+
+_UPSTREAM = {
+    "url": "Where it is: `http://host[:port][/prefix]`, `https://…` or `unix:/path.sock`.",
+    "addresses": "Several of them, instead of `url`, taken in turn.",
+    "host": "What it gets as `Host`: `preserve` the client's, `upstream` its own, `auto` the client's over http and its"
+    " own over https, or a name.",
+    "timeouts": "How long each part of a request may take.",
+    "tls": "How it proves who it is, and how we do.",
+    "transport": "`native`, `httpx`, or `package.module:factory`, which makes an httpx transport.",
+    "http2": "Whether to speak HTTP/2; with `transport: httpx`.",
+    "max_connections": "Connections to each address.",
+    "max_in_flight": "Requests that run at one time.",
+    "max_queue": "Requests that may wait for a place; what comes then gets 503.",
+    "idle_expiry": "How long an unused connection is kept; less than what the upstream keeps it.",
+    "max_response_header_bytes": "The headers of an answer together.",
+    "max_request_bytes": "The body of a request; null for any.",
+    "max_response_bytes": "The body of an answer; null for any.",
+    "retry": "Further attempts, for idempotent methods, as long as nothing of an answer has arrived.",
+    "circuit_breaker": "When the upstream as a whole is left alone for a while.",
+    "outlier_detection": "When one of several addresses is left out for a while.",
+    "health_check": "Asks each address now and then whether it is well; null for never.",
+    "required": "Whether the process is unready as long as no address is healthy.",
+}
+
+_TIMEOUTS = {
+    "connect": "To connect, name resolution and TLS included.",
+    "first_byte": "From the end of the request to the head of the answer.",
+    "idle": "A pause inside a message.",
+    "total": "All attempts together, waiting included; null for no limit.",
+}
+
+_TLS = {
+    "ca": "Bundle of authorities in PEM, relative to the config file; null for the system's.",
+    "server_name": "The name asked for and expected in the certificate; null for the host of the address.",
+    "certificate": "Our certificate in PEM, relative to the config file.",
+    "key": "Its key in PEM, relative to the config file.",
+    "min_version": "The oldest version of TLS that is spoken.",
+    "insecure_skip_verify": "Believes any certificate. Not for production.",
+}
+
+_RETRY = {
+    "attempts": "Further attempts after the first.",
+    "on": "Failures that are tried again: `connect-failure`, `tls-failure`, `reset-before-response`,"
+    " `first-byte-timeout`.",
+    "per_try_timeout": "How long one attempt may take to the head of its answer; null for `first_byte` alone.",
+    "backoff": "The pause before the second attempt; it doubles.",
+    "max_backoff": "The longest pause.",
+    "budget": "The share of running requests that may be further attempts.",
+    "min_budget": "How many always may.",
+}
+
+_CIRCUIT_BREAKER = {
+    "consecutive_failures": "Failures in a row that open it: no connection, no answer, a broken one.",
+    "open_for": "How long requests are refused, until one is let through and decides.",
+}
+
+_OUTLIER_DETECTION = {
+    "consecutive_5xx": "Failures or 5xx answers in a row for which an address is left out.",
+    "base_ejection_time": "For how long, the first time.",
+    "max_ejection_time": "For how long at most.",
+    "max_ejection_percent": "The share of addresses that may be left out.",
+}
+
+_HEALTH_CHECK = {
+    "path": "What is asked for; a status from 200 to 399 is healthy.",
+    "interval": "From one check to the next.",
+    "timeout": "How long a check may take.",
+    "healthy": "Checks in a row that make an address healthy again.",
+    "unhealthy": "Checks in a row that make it unhealthy.",
+}
+
+_ROUTE = {
+    "upstream": "The name of the upstream.",
+    "path": "This path and all below it; the longest wins.",
+    "host": "Only requests for this host, or `*.example.com`; null for any.",
+    "strip_prefix": "Whether `path` is taken off.",
+    "add_prefix": "What is put before the path, such as `/v2`.",
+    "methods": "Only these methods; null for any.",
+    "allow": "Rules `[METHOD ]/path`: only what matches one may pass; null for everything.",
+    "deny": "Rules: what matches one may not pass; stronger than `allow`.",
+    "add_headers": "Headers that the upstream gets, in place of the client's of that name.",
+    "remove_headers": "Headers of the client that it does not get.",
+    "require_headers": "Headers without which a request is refused.",
+    "max_per_batch": "Items of one batch that may take this route; null for any number.",
+    "serial": "Whether the items of a batch take it one after another.",
+    "max_request_bytes": "The body of a request; null for what the upstream allows.",
+    "max_response_bytes": "The body of an answer; null for what the upstream allows.",
+    "timeout": "For the whole exchange; it can only shorten the upstream's `timeouts.total`.",
+}
+
+_ENDPOINT = {
+    "path": "Where batches are sent to.",
+    "dialect": "The format of batches and their answers.",
+    "trusted_origins": "Origins whose pages may send batches, such as `https://app.example.com`.",
+    "describe": "Whether it answers `GET`, `HEAD` and `OPTIONS` about itself.",
+    "guards": "Functions `package.module:function` that see each batch before it runs.",
+    "base_path": "Put before the path of every item, such as `/api`.",
+    "methods": "Methods that items may have.",
+    "allow": "Rules `[METHOD ]/path`: only items that match one may run; null for all.",
+    "deny": "Rules: items that match one may not run; stronger than `allow`.",
+    "max_per_batch": "Rules, each with how many items of one batch may match it.",
+    "protected_headers": "Headers that items may not set, besides those that they never may.",
+    "allow_empty_segments": "Whether `//` may stand inside a path.",
+    "execution": "The laxest order of the items; a batch may ask for a stricter one.",
+    "max_items": "Items of a batch.",
+    "max_batch_bytes": "The body of the batch request.",
+    "max_item_bytes": "The body of one item.",
+    "max_response_bytes": "The body of one answer.",
+    "max_total_response_bytes": "The bodies of all answers; of a stream, those that are held at one time.",
+    "max_path_bytes": "Path and query of an item.",
+    "max_headers": "Headers that an item sets.",
+    "max_header_bytes": "Their names and values together.",
+    "max_depth": "How deep a JSON body may be nested.",
+    "max_vars": "Values that an item takes from other answers.",
+    "max_var_bytes": "One such value, as JSON.",
+    "max_dependency_depth": "How long a chain of items may be that wait for each other.",
+    "concurrency": "Items of one batch that run at one time.",
+    "item_timeout": "One item; it may ask for less.",
+    "batch_timeout": "The whole batch, from when it has been read; it may ask for less.",
+    "read_timeout": "A pause in the body of the batch request.",
+    "read_total_timeout": "The whole of that body.",
+    "write_timeout": "A reader that takes nothing; it then counts as gone.",
+}
+
+DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
+    "Config": _CONFIG,
+    "Server": _SERVER,
+    "Log": _LOG,
+    "Upstream": _UPSTREAM,
+    "Timeouts": _TIMEOUTS,
+    "TLS": _TLS,
+    "Retry": _RETRY,
+    "CircuitBreaker": _CIRCUIT_BREAKER,
+    "OutlierDetection": _OUTLIER_DETECTION,
+    "HealthCheck": _HEALTH_CHECK,
+    "Route": _ROUTE,
+    "Endpoint": _ENDPOINT,
+}
+
+
+def described(settings: type, name: str) -> str:
+    """What a key of a settings class means. Raises `KeyError` for one that nobody has described."""
+    return DESCRIPTIONS[settings.__name__][name]

@@ -1,0 +1,125 @@
+"""What a config file may say, read from the annotations of the settings classes.
+
+Checking, the JSON Schema, the printed configuration and the documents all follow from it.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from enum import StrEnum
+from inspect import get_annotations
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ...engine.in_flight import InFlight
+from ...engine.routing import RouteTable
+from .descriptions import described
+
+# Objects that only code can make.
+_NOT_IN_FILES = (InFlight, RouteTable)
+_FILES = frozenset({"ca", "certificate", "key", "tls_certificate", "tls_key"})
+
+Kind = Literal["text", "whole", "number", "seconds", "bytes", "flag", "choice", "function", "list", "mapping", "object"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """`item` is the shape of the members of a list or mapping, `settings` the class of an object."""
+
+    kind: Kind
+    optional: bool = False
+    choices: tuple[str, ...] = ()
+    item: Shape | None = None
+    settings: type[Any] | None = None
+
+    @property
+    def expected(self) -> str:
+        """What belongs here, in words."""
+        return _EXPECTED.get(self.kind) or f"one of {', '.join(self.choices)}"
+
+
+_EXPECTED = {
+    "text": "text",
+    "whole": "a whole number",
+    "number": "a number",
+    "seconds": "a duration such as `5s`, `250ms` or `1m`",
+    "bytes": "a size such as `512KiB`, `2MiB` or a number of bytes",
+    "flag": "true or false",
+    "function": "`package.module:function`",
+    "list": "a list",
+    "mapping": "a mapping of names to values",
+    "object": "a mapping of keys to values",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One setting: what it may be, its default, and what it means."""
+
+    name: str
+    shape: Shape
+    default: Any
+    required: bool
+    description: str
+    is_file: bool
+
+
+_KEYS: dict[type[Any], Mapping[str, Key]] = {}
+
+
+def keys(settings: type[Any]) -> Mapping[str, Key]:
+    """The keys of a settings class that a file may hold; its own before those that it inherits."""
+    if settings not in _KEYS:
+        _KEYS[settings] = _read_keys(settings)
+    return _KEYS[settings]
+
+
+def _read_keys(settings: type[Any]) -> Mapping[str, Key]:
+    hints = get_type_hints(settings, include_extras=True)
+    depths = {name: depth for depth, base in enumerate(settings.__mro__) for name in get_annotations(base)}
+    found = {}
+    for each in sorted(fields(settings), key=lambda each: depths[each.name]):
+        shape = _shape(hints[each.name])
+        if shape is not None:
+            found[each.name] = _key(settings, each, shape)
+    return found
+
+
+def _key(settings: type[Any], each: Field[Any], shape: Shape) -> Key:
+    default = each.default_factory() if each.default_factory is not MISSING else each.default
+    return Key(
+        name=each.name,
+        shape=shape,
+        default=None if default is MISSING else default,
+        required=default is MISSING,
+        description=described(settings, each.name),
+        is_file=each.name in _FILES,
+    )
+
+
+def _shape(hint: Any, *, optional: bool = False) -> Shape | None:
+    """None for what only code can make."""
+    if get_origin(hint) in (Union, types.UnionType):
+        [inner] = [each for each in get_args(hint) if each is not type(None)]
+        return _shape(inner, optional=True)
+    if get_origin(hint) is Annotated:
+        return Shape(kind=hint.__metadata__[0], optional=optional)
+    if hint in _NOT_IN_FILES:
+        return None
+    if hint in _SCALARS:
+        return Shape(kind=_SCALARS[hint], optional=optional)
+    if get_origin(hint) is Literal:
+        return Shape(kind="choice", optional=optional, choices=get_args(hint))
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return Shape(kind="choice", optional=optional, choices=tuple(hint))
+    if get_origin(hint) in (Sequence, Collection):
+        return Shape(kind="list", optional=optional, item=_shape(get_args(hint)[0]))
+    if get_origin(hint) is Mapping:
+        return Shape(kind="mapping", optional=optional, item=_shape(get_args(hint)[1]))
+    if get_origin(hint) is Callable:
+        return Shape(kind="function", optional=optional)
+    return Shape(kind="object", optional=optional, settings=hint)
+
+
+_SCALARS: Mapping[Any, Kind] = {str: "text", int: "whole", float: "number", bool: "flag"}
