@@ -31,6 +31,7 @@ CODES_OF_A_BATCH = {
     "too_many_items": 413,
     "rate_limited": 429,
     "overloaded": 503,
+    "loop_detected": 508,
 }
 CODES_OF_AN_ITEM = {
     "invalid_path": 400,

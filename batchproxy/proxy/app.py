@@ -1,0 +1,258 @@
+"""`ReverseProxy`: an ASGI app that passes each request to the upstream of its route.
+
+Knows: who is asked, and in which form a failure is told. An item of a batch and a request that came alone take the
+same decisions (`ways.py`); they differ in how they are carried: an item's body is there, its deadline and the leaving
+of its client are watched by the batch; a lone request is carried by `lone.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ..engine.errors import Failure, SettingError
+from ..engine.model import Message, Receive, Scope, Send
+from ..engine.routing import RouteTable
+from ..engine.target import EXTENSION, Mark
+from . import problem
+from .entrance import end_to_end
+from .forwarding import Forwarding
+from .lone import LoneRequest
+from .problem import Final, Problem
+from .settings import Upstream
+from .transports import Answer, Outgoing, UpstreamError
+from .upstream import LiveUpstream
+from .ways import Way, Ways, forwards_left, with_forwards_left
+
+logger = logging.getLogger("batchproxy")
+
+_PEERS_ALONE = Forwarding()
+"""Nobody is believed."""
+_LIMITED = frozenset({"OPTIONS", "TRACE"})
+"""Those that `Max-Forwards` speaks of."""
+_LOOP = Problem(508, "loop_detected", "The request has passed this proxy before.")
+
+
+class ReverseProxy:
+    """Passes requests to upstreams, as items of a batch and alone. Raises `SettingError`.
+
+    Given settings of upstreams, it opens them at the start of its lifespan (or, where a framework keeps that to itself,
+    at the first request) and closes them at its end; given live ones, they are somebody else's to close.
+    `forwarding` is None where an `Entrance` stands in front, which has done that part.
+    """
+
+    def __init__(
+        self,
+        routes: RouteTable,
+        upstreams: Mapping[str, LiveUpstream] | Mapping[str, Upstream],
+        *,
+        forwarding: Forwarding | None = _PEERS_ALONE,
+    ) -> None:
+        self.routes = routes
+        self._forwarding = forwarding
+        self._settings: dict[str, Upstream] = {}
+        self._own: list[LiveUpstream] = []
+        live: dict[str, LiveUpstream] = {}
+        for name, upstream in upstreams.items():
+            if isinstance(upstream, Upstream):
+                self._settings[name] = upstream
+            else:
+                live[name] = upstream
+        for route in routes.routes:
+            if route.upstream not in upstreams:
+                known = ", ".join(sorted(upstreams)) or "none"
+                raise SettingError("upstream", route.upstream, f"expected the name of an upstream; known: {known}")
+        self._live = live
+        self._ways = None if self._settings else Ways(routes, live)
+
+    def __repr__(self) -> str:
+        return f"ReverseProxy({self.routes!r})"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            extensions = scope.get("extensions")
+            mark = extensions.get(EXTENSION) if extensions else None
+            if isinstance(mark, Mark):
+                await self._serve_item(scope, receive, send, mark)
+            else:
+                await self._serve_alone(scope, receive, send)
+        elif kind == "websocket":
+            await self._serve_websocket(scope, receive, send)
+        elif kind == "lifespan":
+            await self._live_on(receive, send)
+        else:
+            raise ValueError(f"There is no way to pass on {kind!r}.")
+
+    # The life of the upstreams
+
+    def open(self) -> Ways:
+        """Opens the upstreams that are given as settings, inside a running loop; once."""
+        if self._ways is None:
+            live = {name: LiveUpstream(name, settings) for name, settings in self._settings.items()}
+            self._own = list(live.values())
+            for upstream in self._own:
+                upstream.start()
+            self._ways = Ways(self.routes, {**self._live, **live})
+        return self._ways
+
+    async def aclose(self) -> None:
+        """Closes what `open` has opened."""
+        own, self._own = self._own, []
+        if own:
+            self._ways = None
+        for upstream in own:
+            await upstream.aclose()
+
+    async def _live_on(self, receive: Receive, send: Send) -> None:
+        while True:
+            kind = (await receive())["type"]
+            if kind == "lifespan.startup":
+                try:
+                    self.open()
+                except SettingError as error:
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            elif kind == "lifespan.shutdown":
+                await self.aclose()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    # An item of a batch
+
+    async def _serve_item(self, scope: Scope, receive: Receive, send: Send, mark: Mark) -> None:
+        report = mark["report"]
+        notes: dict[str, Any] = {}
+        report(None, notes=notes)
+        found = self._find(scope, scope["method"], is_canonical=True)
+        if isinstance(found, Problem):
+            await self._refuse_item(found, scope, send, mark, notes)
+            return
+        way, target, headers = found
+        body = await _body_of_item(receive)
+        if way.max_request_bytes is not None and len(body) > way.max_request_bytes:
+            report(Failure.BODY_TOO_LARGE, f"The body is larger than {way.max_request_bytes} bytes.", notes=notes)
+            return
+        timeout = way.route.timeout
+        deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        answer = None
+        try:
+            request = Outgoing(scope["method"], target, headers, body, None, deadline)
+            answer = await way.upstream.send(request, notes=notes)
+            failure = await _answer_item(way, answer, send)
+        except UpstreamError as fault:
+            failure = fault.reason.failure
+            logger.warning(
+                "upstream.failed: batch=%s index=%s upstream=%s %s",
+                mark["batch"],
+                mark["index"],
+                way.upstream.name,
+                fault,
+            )
+        finally:
+            if answer is not None:
+                answer.close()
+        if failure is not None:
+            report(failure, notes=notes)
+
+    async def _refuse_item(self, found: Problem, scope: Scope, send: Send, mark: Mark, notes: dict[str, Any]) -> None:
+        if not isinstance(found, Final):
+            notes["code"] = found.code
+        if found.failure is not None:
+            mark["report"](found.failure, found.detail, notes=notes)
+        else:
+            await problem.answer(found, scope, send)
+
+    # A request that came alone
+
+    async def _serve_alone(self, scope: Scope, receive: Receive, send: Send) -> None:
+        notes = problem.notes_of(scope)
+        found = self._find(scope, scope["method"], is_canonical=False)
+        if isinstance(found, Problem):
+            notes["code"] = found.code
+            await problem.answer(found, scope, send)
+            return
+        way, target, headers = found
+        await LoneRequest(scope, receive, send, way, target, headers, notes).serve()
+
+    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from .websockets import pass_through
+
+        notes = problem.notes_of(scope)
+        if (await receive())["type"] != "websocket.connect":
+            return
+        found = self._find(scope, "GET", is_canonical=False)
+        if isinstance(found, Problem):
+            notes["code"] = found.code
+            await problem.answer_handshake(found, scope, send)
+            return
+        way, target, headers = found
+        await pass_through(way, target, headers, scope, receive, send, notes)
+
+    # Both
+
+    def _find(
+        self, scope: Scope, method: str, *, is_canonical: bool
+    ) -> tuple[Way, bytes, list[tuple[bytes, bytes]]] | Problem:
+        """Where a request goes, and as what; or why it goes nowhere."""
+        ways = self._ways or self.open()
+        if self._forwarding is not None:
+            if self._forwarding.is_loop(scope["headers"]):
+                return _LOOP
+            scope = {**scope, "headers": end_to_end(scope["headers"])}
+            scope = self._forwarding.applied(scope)
+        found = ways.find(scope, method, is_canonical=is_canonical)
+        if isinstance(found, Problem):
+            return found
+        way, target = found
+        headers = way.headers(scope["headers"])
+        if method not in _LIMITED:
+            return way, target, headers
+        # RFC 9110, section 7.6.2.
+        left = forwards_left(headers)
+        if left is None:
+            return way, target, headers
+        if left > 0:
+            return way, target, with_forwards_left(headers, left - 1)
+        if method == "TRACE":
+            return problem.of(Failure.METHOD_REFUSED, "It ends here.", ((b"allow", way.allowed),))
+        return Final(200, "final", "", ((b"allow", way.allowed),))
+
+
+async def _body_of_item(receive: Receive) -> bytes:
+    """It is there; only a layer in between may hand it over in pieces."""
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body", False):
+        pieces = [body]
+        while message.get("more_body", False):
+            message = await receive()
+            pieces.append(message.get("body", b""))
+        body = b"".join(pieces)
+    return body
+
+
+async def _answer_item(way: Way, answer: Answer, send: Send) -> Failure | None:
+    """Passes the answer on, in one piece if it comes so. The item itself leaves out what concerns the connection."""
+    most = way.max_response_bytes
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    size = 0
+    piece = await answer.read()
+    while piece:
+        size += len(piece)
+        if most is not None and size > most:
+            return Failure.RESPONSE_TOO_LARGE
+        following = await answer.read()
+        if not following:
+            break
+        await send(_body(piece, more=True))
+        piece = following
+    await send(_body(piece, more=False))
+    return None
+
+
+def _body(piece: bytes, *, more: bool) -> Message:
+    return {"type": "http.response.body", "body": piece, "more_body": more}
