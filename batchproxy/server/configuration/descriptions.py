@@ -26,6 +26,7 @@ _SERVER = {
     "max_in_flight": "Items of all batches that run at one time.",
     "max_queue": "Items that may wait for a place; what comes then is refused with 503.",
     "keep_alive": "How long an idle connection of a client stays open.",
+    "header_timeout": "How long the head of a request may take to arrive.",
     "drain_delay": "At shutdown, how long requests are still taken while the process already says it is not ready.",
     "grace": "At shutdown, how long running requests may take to end.",
     "watch": "Whether a changed config file is taken up by itself.",

@@ -1,0 +1,33 @@
+"""`batchproxy` and `python -m batchproxy`: the command line, or what to install for it."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+_NEEDED = ("httptools", "httpx", "rich", "ruamel.yaml", "typer", "uvicorn", "watchfiles", "websockets")
+
+
+def main() -> None:
+    """Runs the command line; exits with its code."""
+    missing = [name for name in _NEEDED if not _is_there(name)]
+    if missing:
+        print(
+            f"batchproxy: the command line needs {', '.join(missing)}; to install: pip install 'batchproxy[proxy]'",
+            file=sys.stderr,
+        )
+        raise SystemExit(1)
+    from .server.cli import run
+
+    raise SystemExit(run())
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ModuleNotFoundError, ValueError):  # the package around it is missing, or it is blocked
+        return False
+
+
+if __name__ == "__main__":
+    main()

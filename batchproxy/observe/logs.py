@@ -1,0 +1,252 @@
+"""The access log: a line for each request, with what its batch was, and a line for each failed item.
+
+Knows: ASGI, events, field names (those of OpenTelemetry where there are some). Must not know: who reads the lines.
+No value of a header, no query and no body is ever written.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import msgspec
+
+from ..engine.events import BatchEnded, ItemEnded
+from ..engine.model import ASGIApp, Message, Receive, Scope, Send
+
+NOTES = "batchproxy.notes"
+"""In `scope["extensions"]`: a dict that the proxy fills with what is worth logging."""
+
+_MOST_WAITING = 10_000
+_FLAGS = {
+    429: "RL",
+    403: "NP",
+    405: "NP",
+    413: "LR",
+    414: "LR",
+    431: "LR",
+}
+_current: ContextVar[dict[str, Any] | None] = ContextVar("batchproxy_access_log", default=None)
+
+
+class Lines:
+    """Writes lines from a thread of its own, so that a reader who is slow holds up nobody; beyond a bound they are
+    dropped, and counted."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._waiting: deque[bytes] = deque()
+        self._dropped = 0
+        self._something = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._write, name="batchproxy log", daemon=True)
+        self._thread.start()
+
+    def put(self, line: bytes) -> None:
+        with self._something:
+            if len(self._waiting) >= _MOST_WAITING:
+                self._dropped += 1
+            else:
+                self._waiting.append(line)
+                self._something.notify()
+
+    def close(self, patience: float = 2.0) -> None:
+        """Returns when all has been written, or after so many seconds."""
+        with self._something:
+            self._closed = True
+            self._something.notify()
+        self._thread.join(patience)
+
+    def _write(self) -> None:
+        while True:
+            with self._something:
+                while not (self._waiting or self._closed):
+                    self._something.wait()
+                lines, self._waiting = self._waiting, deque()
+                dropped, self._dropped = self._dropped, 0
+                if not lines and self._closed:
+                    return
+            if dropped:
+                lines.append(_encoded({"ts": _now(), "level": "warning", "msg": "log.dropped", "lines": dropped}))
+            try:
+                self._stream.buffer.write(b"".join(line + b"\n" for line in lines))
+                self._stream.flush()
+            except (OSError, ValueError):
+                # Nobody reads any more; serving goes on.
+                return
+
+
+class AccessLog:
+    """An observer, and a layer around the app. `items` is `none`, `failed` or `all`; `write` takes one record."""
+
+    def __init__(self, write: Callable[[Mapping[str, Any]], None], *, items: str = "failed") -> None:
+        self._write = write
+        self._items = items
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """The app, with a line for each request."""
+
+        async def logged(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] not in ("http", "websocket"):
+                await app(scope, receive, send)
+                return
+            await self._request(app, scope, receive, send)
+
+        return logged
+
+    async def _request(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.monotonic()
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        notes: dict[str, Any] = {"request_id": _request_id(given)}
+        extensions = {**(scope.get("extensions") or {}), NOTES: notes}
+        seen = _Seen(send)
+        token = _current.set(notes)
+        try:
+            await app({**scope, "extensions": extensions}, receive, seen.send)
+        finally:
+            _current.reset(token)
+            self._write(self._line(scope, notes, seen, began))
+
+    def _line(self, scope: Scope, notes: Mapping[str, Any], seen: _Seen, began: float) -> dict[str, Any]:
+        batch: BatchEnded | None = notes.get("batch")
+        status = seen.status or None
+        line: dict[str, Any] = {
+            "ts": _now(),
+            "level": "info",
+            "msg": "request" if batch is None else "batch",
+            "request_id": notes["request_id"] if batch is None else batch.request_id,
+            "client.address": None if scope.get("client") is None else scope["client"][0],
+            "http.request.method": scope.get("method", "WEBSOCKET"),
+            "url.path": (scope.get("raw_path") or scope["path"].encode()).decode("latin-1"),
+            "http.response.status_code": status,
+            "duration_ms": round((time.monotonic() - began) * 1000, 3),
+            "bytes_out": seen.size,
+        }
+        if batch is not None:
+            line |= {
+                "batch.mode": "streamed" if batch.streamed else "buffered",
+                "batch.items": 0 if batch.batch is None else len(batch.batch.items),
+                "batch.failed": batch.failed,
+                "code": batch.code,
+            }
+        line |= {name: notes[name] for name in ("upstream", "address", "attempts", "code") if notes.get(name)}
+        flags = _flags(notes, status or 0, left=batch is not None and batch.client_left)
+        return {**{name: value for name, value in line.items() if value is not None}, **flags}
+
+    # Observer
+
+    def item_ended(self, event: ItemEnded) -> None:
+        result = event.result
+        if self._items == "none" or (self._items == "failed" and result.status < 400):
+            return
+        notes, outer = event.notes, _current.get() or {}
+        line: dict[str, Any] = {
+            "ts": _now(),
+            "level": "info",
+            "msg": "item",
+            "request_id": event.batch.caller.request_id or outer.get("request_id"),
+            "item.index": event.item.index,
+            "item.id": event.item.id,
+            "http.request.method": event.item.method,
+            "url.path": event.item.path.decode("latin-1") or None,
+            "http.response.status_code": result.status,
+            "duration_ms": round(event.elapsed * 1000, 3),
+            "bytes_out": len(result.body),
+            "code": None if result.failure is None else result.failure.value,
+            "upstream": notes.get("upstream"),
+            "address": notes.get("address"),
+            "attempts": notes.get("attempts"),
+        }
+        flags = _flags(notes, result.status if result.failure is not None else 0, left=False)
+        self._write({**{name: value for name, value in line.items() if value is not None}, **flags})
+
+    def batch_ended(self, event: BatchEnded) -> None:
+        notes = _current.get()
+        if notes is not None:
+            notes["batch"] = event
+
+
+class _Seen:
+    """What went out."""
+
+    __slots__ = ("_send", "size", "status")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+        self.size = 0
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.body":
+            self.size += len(message.get("body", b""))
+        elif kind in ("http.response.start", "websocket.http.response.start"):
+            self.status = message["status"]
+        elif kind == "websocket.accept":
+            self.status = 101
+        await self._send(message)
+
+
+def _flags(notes: Mapping[str, Any], status: int, *, left: bool) -> dict[str, str]:
+    """Why an answer is not the upstream's, in Envoy's short words."""
+    found = [notes["flags"]] if notes.get("flags") else []
+    if status in _FLAGS and (status == 429 or notes.get("code") or not notes.get("upstream")):
+        found.append(_FLAGS[status])
+    if left:
+        found.append("DC")
+    return {"flags": ",".join(found)} if found else {}
+
+
+def _request_id(given: bytes) -> str:
+    text = given.decode("latin-1")
+    return text if 0 < len(text) <= 128 and text.isascii() and text.isprintable() else uuid.uuid4().hex
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# Forms
+
+_encoded = msgspec.json.Encoder().encode
+
+
+def as_json(record: Mapping[str, Any]) -> bytes:
+    """One line of JSON."""
+    return _encoded(record)
+
+
+def as_text(record: Mapping[str, Any]) -> bytes:
+    """One line for people; whatever a terminal would obey is written out."""
+    parts = [
+        str(record.get("ts", ""))[11:19],
+        f"{record['msg']:7}",
+        str(record.get("http.response.status_code", "-")),
+        f"{record.get('http.request.method', '')} {record.get('url.path', '')}",
+        f"{record.get('duration_ms', 0):.1f} ms",
+    ]
+    if record["msg"] == "batch":
+        parts.append(f"{record['batch.items']} items, {record['batch.failed']} failed")
+    parts += [f"{name}={record[name]}" for name in ("item.index", "upstream", "code", "flags") if name in record]
+    return printable("  ".join(parts)).encode("utf-8", "backslashreplace")
+
+
+def printable(text: str) -> str:
+    """Text with control characters spelled out."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def access_log(format: str, *, items: str, stream: TextIO | None = None) -> tuple[AccessLog, Lines]:
+    """The access log on standard output; `format` is `json`, `console` or `auto`."""
+    stream = sys.stdout if stream is None else stream
+    is_console = format == "console" or (format == "auto" and stream.isatty())
+    lines = Lines(stream)
+    form = as_text if is_console else as_json
+    return AccessLog(lambda record: lines.put(form(record)), items=items), lines

@@ -1,0 +1,49 @@
+"""What the process has to say: events on standard error, each named in its first word.
+
+Knows: the standard library's logging. Must not know: who speaks.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import msgspec
+
+from .logs import printable
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_NOISY = ("watchfiles", "httpx", "httpcore", "websockets", "asyncio")
+
+
+def set_up(level: str, form: str) -> None:
+    """Everything that is logged goes to standard error; `form` is `json`, `console`, or `auto` for what fits there."""
+    is_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonForm() if is_json else _TextForm())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(_LEVELS[level])
+    # What uvicorn tells of its own life is told by us, in better order.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _TextForm(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        lines = [printable(line) for line in text.split("\n")]
+        return f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower():7} " + "\n  ".join(lines)
+
+
+class _JsonForm(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        event, _, detail = record.getMessage().partition(":")
+        line = {"ts": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"), "level": record.levelname.lower(), "msg": event}
+        line["logger"] = record.name
+        if detail.strip():
+            line["detail"] = detail.strip()
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()

@@ -1,0 +1,88 @@
+"""The command line: the verbs put together.
+
+Knows: names and order of the verbs, the flags before them. Must not know: what they do. Each verb imports what it needs
+when it runs, so that help is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from .commands.admin import healthcheck, reload
+from .commands.check import check
+from .commands.routes import routes
+from .commands.send import send
+from .commands.serve import serve
+from .commands.speaking import Code, Manner, escaped
+from .commands.starter import init, schema
+from .commands.version import version
+
+app = typer.Typer(
+    name="batchproxy",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _verb in (serve, check, routes, send, schema, init, reload, healthcheck, version):
+    app.command()(_verb)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def everything(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show where an unexpected fault came from.")] = False,
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="No colours; there are none without a terminal. [env var: NO_COLOR]")
+    ] = False,
+) -> None:
+    """A reverse proxy that takes many requests in one, and answers each as if it had come alone.
+
+    \b
+    Examples:
+      batchproxy serve --upstream http://127.0.0.1:9000
+      batchproxy send batch.json
+      batchproxy init && batchproxy check -c batchproxy.yaml
+
+    \b
+    Exit codes:
+      0   fine
+      1   it failed at run time
+      2   wrong usage
+      4   send: some item failed, or the batch was refused
+      5   send: no answer
+      78  the configuration is wrong
+
+    Data goes to stdout, talk to stderr.
+    """
+    Manner.is_quiet, Manner.is_verbose, Manner.has_colour = quiet, verbose, not no_color
+
+
+def run() -> int:
+    """Runs the command line with the arguments of the process; returns the exit code."""
+    # Guards and transports of the user's own are named in the configuration, and lie where the user is.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        app(prog_name="batchproxy")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(Code.FINE if end.code is None else Code.FAILED)
+    except Exception as fault:
+        if Manner.is_verbose:
+            raise
+        print(f"batchproxy: {type(fault).__name__}: {escaped(fault)}", file=sys.stderr)
+        return int(Code.FAILED)
+    return int(Code.FINE)

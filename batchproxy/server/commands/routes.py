@@ -1,0 +1,170 @@
+"""`batchproxy routes`: the table, and where one request would go.
+
+Asks the code that decides at run time, the judge of batches and the ways of the proxy; decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .configured import ConfigFile, Upstreams, loaded
+from .speaking import Code, console, data, escaped, fail
+
+if TYPE_CHECKING:
+    from ...endpoint import Endpoint
+    from ...engine.routing import RouteTable
+    from ...proxy.problem import Problem
+    from ...proxy.ways import Way
+    from ..settings import Config
+
+_CAPS = ("max_per_batch", "serial", "timeout", "max_request_bytes", "max_response_bytes")
+
+
+def routes(
+    config: ConfigFile = None,
+    upstream: Upstreams = None,
+    match: Annotated[
+        tuple[str, str] | None, typer.Option("--match", metavar="METHOD PATH", help="Where this request would go.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="The Host of that request.")] = "localhost",
+    header: Annotated[
+        list[str] | None, typer.Option("--header", "-H", metavar="NAME:VALUE", help="A header of that request.")
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="The batch endpoint whose policy counts; the first, unless given."),
+    ] = None,
+) -> None:
+    """Print the routes; with --match, what becomes of one item of a batch, and why it is refused if so.
+
+    \b
+    Examples:
+      batchproxy routes -c batchproxy.yaml
+      batchproxy routes -c batchproxy.yaml --match GET /users/7
+      batchproxy routes -c batchproxy.yaml --host api.example.com --match DELETE '/users/7?hard=1'
+
+    Exit codes: 0 it would be sent; 1 it would be refused.
+    """
+    found = loaded(config, upstream).config
+    if match is None:
+        _table(found)
+        return
+    wanted = [each for each in found.endpoints if endpoint in (None, each.path)]
+    if not wanted:
+        fail(
+            Code.USAGE, f"--endpoint {escaped(endpoint)}: expected one of {', '.join(e.path for e in found.endpoints)}"
+        )
+    headers = [_header(text) for text in header or ()]
+    if not asyncio.run(_matched(found, wanted[0], match[0], match[1], host, headers)):
+        raise typer.Exit(int(Code.FAILED))
+
+
+def _table(config: Config) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("host", "path", "upstream", "address", "methods", "rewrite", "limits"):
+        table.add_column(name, overflow="fold")
+    for route in config.all_routes:
+        upstream = config.upstreams[route.upstream]
+        addresses = [upstream.url] if upstream.url is not None else upstream.addresses
+        taken = "strip " if route.strip_prefix else ""
+        limits = [f"{name}={getattr(route, name)}" for name in _CAPS if getattr(route, name) not in (None, False)]
+        row = (
+            route.host or "*", route.path, route.upstream, " ".join(map(str, addresses)),
+            "any" if route.methods is None else " ".join(route.methods),
+            taken + (f"add {route.add_prefix}" if route.add_prefix else ""), " ".join(limits),
+        )  # fmt: skip
+        table.add_row(*map(escaped, row))
+    console().print(table)
+
+
+def _header(text: str) -> tuple[bytes, bytes]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.isascii():
+        fail(Code.USAGE, f"--header {escaped(text)}: expected NAME:VALUE")
+    return name.strip().lower().encode("ascii"), value.strip().encode("utf-8")
+
+
+async def _matched(
+    config: Config, endpoint: Endpoint, method: str, path: str, host: str, headers: list[tuple[bytes, bytes]]
+) -> bool:
+    """Prints what becomes of an item; whether it would be sent."""
+    from ...engine.routing import RouteTable
+    from ...proxy.upstream import LiveUpstream
+    from ...proxy.ways import Ways
+
+    table = RouteTable(config.all_routes)
+    read = _judged(config, endpoint, table, method, path, host)
+    if isinstance(read, str):
+        data(read)
+        return False
+    upstreams = {name: LiveUpstream(name, settings) for name, settings in config.upstreams.items()}
+    try:
+        scope = {
+            "type": "http",
+            "path": read[0].decode("latin-1"),
+            "raw_path": read[0],
+            "query_string": read[1],
+            "headers": [(b"host", host.encode("utf-8")), *headers],
+        }
+        verdict = Ways(table, upstreams).find(scope, method, is_canonical=True)
+    finally:
+        for upstream in upstreams.values():
+            await upstream.aclose()
+    if isinstance(verdict, tuple):
+        _say_way(*verdict, endpoint)
+        return True
+    _say_problem(verdict)
+    return False
+
+
+def _judged(
+    config: Config, endpoint: Endpoint, table: RouteTable, method: str, path: str, host: str
+) -> tuple[bytes, bytes] | str:
+    """The item's path and query, or why the endpoint refuses it."""
+    from ...engine.model import Caller, Item, Refusal
+    from ...engine.paths import canonical
+    from ...engine.policy import Judge
+
+    read = canonical(endpoint.base_path + path, allow_empty_segments=endpoint.allow_empty_segments)
+    refusal: Refusal | None
+    if isinstance(read, Refusal):
+        refusal = read
+    else:
+        judge = Judge(
+            replace(endpoint, routes=table),
+            Caller(request_id="routes", host=host),
+            [each.path for each in config.endpoints],
+        )
+        refusal = judge.item(Item(0, method, read[0], read[1]))
+        if refusal is None:
+            return read
+    failure = refusal.failure
+    return f"refused: {failure.status} {failure} by the endpoint {endpoint.path}: {escaped(refusal.detail)}"
+
+
+def _say_way(way: Way, target: bytes, endpoint: Endpoint) -> None:
+    from ...proxy.addresses import located
+
+    route, settings = way.route, way.upstream.settings
+    addresses = [settings.url] if settings.url is not None else settings.addresses
+    data(f"route: {escaped(route.host or '*')} {escaped(route.path)}")
+    data(f"upstream: {escaped(way.upstream.name)}")
+    for url in addresses:
+        location = located(url)
+        data(f"address: {escaped(location.origin)}")
+        data(f"target: {escaped((location.prefix + target).decode('latin-1'))}")
+    for name in _CAPS:
+        value = getattr(route, name)
+        if value not in (None, False):
+            data(f"{name}: {value}")
+    data(f"endpoint: {endpoint.path}, item_timeout {endpoint.item_timeout:g} s, concurrency {endpoint.concurrency}")
+
+
+def _say_problem(problem: Problem) -> None:
+    data(f"refused: {problem.status} {problem.code} by the route: {escaped(problem.detail)}")

@@ -1,0 +1,124 @@
+"""Those who serve: this very process, or several workers (`workers.py`). What the life of the process asks of them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+from typing import Any, Protocol
+
+from ..engine.errors import SettingError
+from ..observe.logs import AccessLog, Lines, access_log
+from .config import Loaded
+from .http import HttpServer, main_server
+from .running import Process
+
+
+class Refused(Exception):
+    """A configuration cannot be put to work; the text says why."""
+
+
+class Fleet(Protocol):
+    """One or several processes that serve the same generation."""
+
+    async def start(self, loaded: Loaded) -> None:
+        """Returns when requests are served. Raises `Refused`."""
+
+    async def apply(self, loaded: Loaded, number: int) -> None:
+        """All of them, or none. Raises `Refused`."""
+
+    async def state(self) -> list[dict[str, Any]]:
+        """What each of them looks like."""
+
+    async def unavailable(self) -> set[str]:
+        """Upstreams that have no healthy address, as all of them see it."""
+
+    def drain(self) -> None:
+        """From now on connections end behind their answers."""
+
+    async def stop(self, grace: float) -> None:
+        """Ends what runs within so many seconds, then everything."""
+
+    def kill(self) -> None:
+        """Ends at once."""
+
+    @property
+    def failed(self) -> asyncio.Future[str]:
+        """Has a result when nobody serves any more, though nobody asked for it."""
+
+
+class Alone:
+    """This process serves."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._listening = listening
+        self._process: Process
+        self._server: HttpServer
+        self._serving: asyncio.Task[None]
+        self._lines: Lines | None = None
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def start(self, loaded: Loaded) -> None:
+        settings = loaded.config.server
+        log: AccessLog | None = None
+        if settings.log.access:
+            log, self._lines = access_log(settings.log.format, items=settings.log.items)
+        try:
+            self._process = Process(loaded, access_log=log)
+        except SettingError as error:
+            raise Refused(str(error)) from None
+        self._server = main_server(self._process, settings)
+        self._serving = asyncio.get_running_loop().create_task(
+            self._server.serve(sockets=[self._listening]), name="batchproxy server"
+        )
+        self._serving.add_done_callback(self._ended)
+        while not self._server.started and not self._serving.done():
+            await asyncio.sleep(0.005)
+        if self._serving.done():
+            raise Refused(f"the server did not start: {self._serving.exception()!r}")
+        # What is there now stays: the collector need not look at it again. Measured: a batch is never held up by it,
+        # and an item that is passed on costs a tenth less.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+
+    def _ended(self, serving: asyncio.Task[None]) -> None:
+        if not self.failed.done():
+            fault = None if serving.cancelled() else serving.exception()
+            self.failed.set_result("the server ended" if fault is None else repr(fault))
+
+    async def apply(self, loaded: Loaded, number: int) -> None:
+        try:
+            self._process.apply(loaded, number)
+        except SettingError as error:
+            raise Refused(str(error)) from None
+
+    def check(self, loaded: Loaded) -> None:
+        """Whether `apply` would work. Raises `Refused`."""
+        try:
+            self._process.check(loaded)
+        except SettingError as error:
+            raise Refused(str(error)) from None
+
+    async def state(self) -> list[dict[str, Any]]:
+        return [self._process.state()]
+
+    async def unavailable(self) -> set[str]:
+        return set(self._process.unavailable)
+
+    def drain(self) -> None:
+        self._process.is_draining = True
+
+    async def stop(self, grace: float) -> None:
+        # A moment before the end, so that what the batches write still gets out.
+        self._process.drain(max(grace - min(1.0, grace / 5), 0.0))
+        await self._server.stop(grace)
+        await asyncio.wait({self._serving})
+        await self._process.aclose()
+        if self._lines is not None:
+            self._lines.close()
+
+    def kill(self) -> None:
+        self._server.force_exit = True
+        if self._lines is not None:
+            self._lines.close(0.2)

@@ -1,0 +1,228 @@
+"""The life of the process: start, signals, reloads, the orderly end.
+
+Exit codes: 0 after an orderly end, 1 if it could not start, failed while it ran, or was told twice to stop, 78 for a
+configuration that does not work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from ..observe.process_log import set_up
+from .admin import Admin
+from .config import ConfigErrors, Loaded
+from .fleet import Alone, Fleet, Refused
+from .http import HttpServer, address_of, admin_server, bound, run
+from .reload import Reloader
+from .settings import Listener, read_listener
+
+logger = logging.getLogger("batchproxy")
+
+OK, FAILED, BAD_CONFIG = 0, 1, 78
+
+
+def serve(load: Callable[[], Loaded]) -> int:
+    """The whole process, from reading the configuration to its end; the exit code."""
+    try:
+        loaded = load()
+    except ConfigErrors as errors:
+        print(errors, file=sys.stderr)
+        return BAD_CONFIG
+    log = loaded.config.server.log
+    set_up(log.level, log.format)
+    for warning in loaded.warnings:
+        logger.warning("config.warning: %s", warning)
+    listening: dict[str, socket.socket] = {}
+    try:
+        for name, listener in _listeners(loaded):
+            listening[name] = _bound(name, listener)
+        return run(_live(load, loaded, listening))
+    except _NotBound as fault:
+        logger.error("listen.failed: %s", fault)
+        return FAILED
+    finally:
+        for each in listening.values():
+            _close(each)
+
+
+# Listening
+
+
+class _NotBound(Exception):
+    """A listener could not be had."""
+
+
+def _listeners(loaded: Loaded) -> list[tuple[str, Listener]]:
+    server = loaded.config.server
+    found = [("listen", read_listener("listen", server.listen))]
+    if server.admin != "off":
+        found.append(("admin", read_listener("admin", server.admin)))
+    return found
+
+
+def _bound(name: str, listener: Listener) -> socket.socket:
+    try:
+        return bound(listener)
+    except OSError as fault:
+        where = listener.socket or f"{listener.host}:{listener.port}"
+        advice = "; another address or `off` can be set" if name == "admin" else ""
+        raise _NotBound(f"server.{name}: {where}: {fault.strerror or fault}{advice}") from None
+
+
+def _close(listening: socket.socket) -> None:
+    if listening.fileno() >= 0 and listening.family == socket.AF_UNIX:
+        name = listening.getsockname()
+        with contextlib.suppress(OSError):
+            Path(name).unlink(missing_ok=True)
+    listening.close()
+
+
+# Living
+
+
+async def _live(load: Callable[[], Loaded], loaded: Loaded, listening: dict[str, socket.socket]) -> int:
+    main = listening["listen"]
+    paths = [each.getsockname() for each in listening.values() if each.family == socket.AF_UNIX]
+    where = address_of(main, tls=loaded.config.server.tls_certificate is not None)
+    fleet: Fleet
+    if loaded.config.server.workers > 1:
+        from .workers import Workers
+
+        fleet = Workers(main, loaded.config.server.workers)
+    else:
+        fleet = Alone(main)
+    life = _Life(load, loaded, fleet)
+    try:
+        return await life.live(where, listening.get("admin"))
+    finally:
+        for path in paths:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+class _Life:
+    """Start, run, drain, stop."""
+
+    def __init__(self, load: Callable[[], Loaded], loaded: Loaded, fleet: Fleet) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._fleet = fleet
+        self._server = loaded.config.server
+        self._reloader = Reloader(load, loaded, fleet)
+        self._asked: asyncio.Future[int] = self._loop.create_future()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._admin: HttpServer | None = None
+        self.is_started = False
+        self.is_draining = False
+
+    async def live(self, where: str, admin: socket.socket | None) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop_asked, number)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload_asked)
+        administering = self._administer(admin)
+        try:
+            await self._fleet.start(self._reloader.loaded)
+        except Refused as refusal:
+            logger.error("start.failed: %s", refusal)
+            return FAILED
+        self.is_started = True
+        logger.info("serving: running on %s (generation 1)", where)
+        notify_manager("READY=1")
+        if self._server.watch and self._reloader.loaded.files:
+            self._spawn(self._reloader.watch(), "batchproxy watch")
+        code = await self._until_the_end()
+        await self._wind_up(administering)
+        return code
+
+    async def unavailable(self) -> set[str]:
+        return await self._fleet.unavailable()
+
+    def _administer(self, listening: socket.socket | None) -> asyncio.Task[None] | None:
+        if listening is None:
+            return None
+        app = Admin(
+            self,
+            self._reloader,
+            self._fleet.state,
+            hosts=self._server.admin_hosts,
+            token=self._server.admin_token,
+            any_host=listening.family == socket.AF_UNIX,
+        )
+        self._admin = admin_server(app)
+        logger.info("admin: running on %s", address_of(listening))
+        return self._spawn(self._admin.serve(sockets=[listening]), "batchproxy admin")
+
+    async def _until_the_end(self) -> int:
+        ends: set[asyncio.Future[Any]] = {self._asked, self._fleet.failed}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not self._asked.done():
+            logger.error("serving.failed: %s", self._fleet.failed.result())
+            return FAILED
+        self.is_draining = True
+        notify_manager("STOPPING=1")
+        grace, delay = self._server.grace, self._server.drain_delay
+        logger.info("stopping: delay=%gs grace=%gs", delay, grace)
+        self._fleet.drain()
+        if delay:
+            await asyncio.sleep(delay)
+        await self._fleet.stop(grace)
+        logger.info("stopped")
+        return OK
+
+    async def _wind_up(self, administering: asyncio.Task[None] | None) -> None:
+        if self._admin is not None and administering is not None:
+            await self._admin.stop(0.5)
+            await asyncio.wait({administering})
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    def _stop_asked(self, number: int) -> None:
+        if not self._asked.done():
+            self._asked.set_result(number)
+            return
+        logger.warning("stopping.at_once: told twice to stop")
+        self._fleet.kill()
+        _leave_at_once()
+
+    def _reload_asked(self) -> None:
+        notify_manager("RELOADING=1")
+        task = self._spawn(self._reloader.reload("SIGHUP"), "batchproxy reload")
+        task.add_done_callback(lambda _: notify_manager("READY=1"))
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        task = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("task.failed: %s", task.get_name(), exc_info=task.exception())
+
+
+def _leave_at_once() -> None:
+    sys.stderr.flush()
+    os._exit(FAILED)
+
+
+def notify_manager(state: str) -> None:
+    """Tells systemd, if it is listening (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.connect(address)
+        manager.sendall(state.encode())

@@ -1,0 +1,126 @@
+"""The app of the process: hands each request to the generation of now, and changes generations while it runs.
+
+Knows: generations. Must not know: how configurations are read, which server calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from ..engine.events import Observer
+from ..engine.in_flight import InFlight
+from ..engine.model import ASGIApp, Message, Receive, Scope, Send
+from ..observe.logs import AccessLog
+from .config import Loaded
+from .generation import Generation
+
+logger = logging.getLogger("batchproxy")
+
+
+class Process:
+    """An ASGI app that serves the newest generation; requests that run stay with theirs."""
+
+    def __init__(self, loaded: Loaded, *, access_log: AccessLog | None = None) -> None:
+        server = loaded.config.server
+        self.in_flight = InFlight(server.max_in_flight, queue=server.max_queue)
+        self.is_draining = False
+        self._access_log = access_log
+        self._observers: Sequence[Observer] = () if access_log is None else (access_log,)
+        self._generation = self._made(loaded, 1)
+        self._generation.start()
+        self._retiring: dict[Generation, asyncio.Task[None]] = {}
+        self._app: ASGIApp = self._serve if access_log is None else access_log.around(self._serve)
+
+    def __repr__(self) -> str:
+        return f"Process({self._generation!r}, retiring={len(self._retiring)})"
+
+    @property
+    def generation(self) -> Generation:
+        return self._generation
+
+    def _made(self, loaded: Loaded, number: int) -> Generation:
+        return Generation(loaded, number, in_flight=self.in_flight, observers=self._observers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, _closing(send) if self.is_draining else send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._generation.serve(scope, receive, send)
+
+    def apply(self, loaded: Loaded, number: int) -> None:
+        """From the next request on this configuration counts. Raises `SettingError`; then nothing has changed."""
+        following = self._made(loaded, number)
+        following.start()
+        last, self._generation = self._generation, following
+        self._retire(last)
+
+    def check(self, loaded: Loaded) -> None:
+        """Makes a generation, and throws it away. Raises `SettingError`."""
+        self._made(loaded, 0)
+
+    def _retire(self, last: Generation) -> None:
+        task = asyncio.get_running_loop().create_task(last.retire(), name=f"batchproxy retiring {last.number}")
+        self._retiring[last] = task
+
+        def retired(done: asyncio.Task[None]) -> None:
+            del self._retiring[last]
+            if not done.cancelled() and done.exception() is not None:
+                logger.error("generation.retiring_failed: generation=%d", last.number, exc_info=done.exception())
+
+        task.add_done_callback(retired)
+
+    def drain(self, grace: float) -> None:
+        """Running batches end within so many seconds, and connections close behind their answers."""
+        self.is_draining = True
+        for generation in (self._generation, *self._retiring):
+            generation.drain(grace)
+
+    @property
+    def running(self) -> int:
+        """How many requests run now."""
+        return self._generation.running + sum(generation.running for generation in self._retiring)
+
+    @property
+    def unavailable(self) -> list[str]:
+        """Upstreams without a healthy address."""
+        return [name for name, upstream in self._generation.upstreams.items() if not upstream.is_available]
+
+    def state(self) -> dict[str, Any]:
+        """For people: generations and their upstreams."""
+        in_flight = {"limit": self.in_flight.limit, "queue": self.in_flight.queue, "used": self.in_flight.used}
+        retiring = [{"generation": each.number, "running": each.running} for each in self._retiring]
+        return {**self._generation.state(), "items_in_flight": in_flight, "retiring": retiring}
+
+    async def aclose(self) -> None:
+        """Closes all upstreams."""
+        for task in list(self._retiring.values()):
+            task.cancel()
+        if self._retiring:
+            await asyncio.wait(list(self._retiring.values()))
+        await self._generation.aclose()
+
+
+@asynccontextmanager
+async def running(loaded: Loaded, *, access_log: AccessLog | None = None) -> AsyncIterator[Process]:
+    """The app of a configuration, for as long as the block lasts. Raises `SettingError`."""
+    process = Process(loaded, access_log=access_log)
+    try:
+        yield process
+    finally:
+        await process.aclose()
+
+
+def _closing(send: Send) -> Send:
+    """Tells the client that this connection ends (RFC 9112, section 9.6)."""
+
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"connection"]
+            message = {**message, "headers": [*headers, (b"connection", b"close")]}
+        await send(message)
+
+    return closing

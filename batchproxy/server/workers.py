@@ -1,0 +1,285 @@
+"""Several workers: processes of their own, which all serve the same generation.
+
+The parent has read and checked the file; it sends each worker what it read, and a new generation counts only when all
+have put it to work. A worker that dies is replaced. Limits hold for each of them.
+
+Knows: processes, and the few messages between them. Must not know: how requests are served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import pickle
+import signal
+import socket
+import struct
+import sys
+import time
+from typing import Any
+
+from ..observe.process_log import set_up
+from .config import Loaded
+from .fleet import Alone, Refused
+from .http import run
+
+logger = logging.getLogger("batchproxy")
+
+_START_PATIENCE = 30.0
+_ANSWER_PATIENCE = 5.0
+_LONGEST_PAUSE = 30.0
+_LENGTH = struct.Struct("!I")
+
+
+class Workers:
+    """The parent's side: a fleet of processes behind one listening socket."""
+
+    def __init__(self, listening: socket.socket, count: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listening = listening
+        self._workers = [Worker(index, listening) for index in range(count)]
+        self._loaded: Loaded
+        self._number = 1
+        self._minders: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self.failed: asyncio.Future[str] = self._loop.create_future()
+
+    async def start(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        logger.info("workers.starting: %d workers; limits are those of each", len(self._workers))
+        outcomes = await asyncio.gather(*(worker.start(loaded, 1) for worker in self._workers), return_exceptions=True)
+        faults = [each for each in outcomes if isinstance(each, BaseException)]
+        if faults:
+            for worker in self._workers:
+                worker.kill()
+            raise Refused(str(faults[0]))
+        self._minders = [self._loop.create_task(self._mind(worker)) for worker in self._workers]
+
+    async def _mind(self, worker: Worker) -> None:
+        """Replaces a worker that has died; one that dies again and again waits longer each time."""
+        pause = 0.1
+        while True:
+            began = time.monotonic()
+            code = await worker.ended()
+            if self._stopping:
+                return
+            logger.error("worker.died: worker=%d exit=%s", worker.index, code)
+            pause = 0.1 if time.monotonic() - began > _LONGEST_PAUSE else min(pause * 2, _LONGEST_PAUSE)
+            while not self._stopping:
+                await asyncio.sleep(pause)
+                try:
+                    await worker.start(self._loaded, self._number)
+                    logger.info("worker.replaced: worker=%d pid=%s", worker.index, worker.pid)
+                    break
+                except Refused as refusal:
+                    logger.error("worker.refused: worker=%d %s", worker.index, refusal)
+                    pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def apply(self, loaded: Loaded, number: int) -> None:
+        prepared = await asyncio.gather(*(worker.ask("prepare", (loaded, number)) for worker in self._workers))
+        refusals = [each for each in prepared if isinstance(each, str)]
+        if refusals:
+            await asyncio.gather(*(worker.ask("forget", None) for worker in self._workers))
+            raise Refused(refusals[0])
+        self._loaded, self._number = loaded, number
+        await asyncio.gather(*(worker.ask("commit", None) for worker in self._workers))
+
+    async def state(self) -> list[dict[str, Any]]:
+        states = await asyncio.gather(*(worker.ask("state", None) for worker in self._workers))
+        return [
+            {"worker": worker.index, "pid": worker.pid, **(state if isinstance(state, dict) else {"silent": True})}
+            for worker, state in zip(self._workers, states, strict=True)
+        ]
+
+    async def unavailable(self) -> set[str]:
+        answers = await asyncio.gather(*(worker.ask("unavailable", None) for worker in self._workers))
+        found = [each for each in answers if isinstance(each, set)]
+        return set.intersection(*found) if found else set()
+
+    def drain(self) -> None:
+        self._stopping = True
+        for worker in self._workers:
+            worker.tell("drain", None)
+
+    async def stop(self, grace: float) -> None:
+        self._stopping = True
+        for worker in self._workers:
+            worker.tell("stop", grace)
+        for minder in self._minders:
+            minder.cancel()
+        endings = [self._loop.create_task(worker.ended()) for worker in self._workers]
+        if endings:
+            _, left = await asyncio.wait(endings, timeout=grace + _ANSWER_PATIENCE)
+            for worker in self._workers:
+                worker.kill()
+            if left:
+                await asyncio.wait(left)
+
+    def kill(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+
+
+class Worker:
+    """One child process, and the line to it."""
+
+    def __init__(self, index: int, listening: socket.socket) -> None:
+        self.index = index
+        self.pid: int | None = None
+        self._listening = listening
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._lock = asyncio.Lock()
+
+    async def start(self, loaded: Loaded, number: int) -> None:
+        """Raises `Refused`."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "batchproxy.server.workers",
+                str(self._listening.fileno()),
+                str(theirs.fileno()),
+                pass_fds=(self._listening.fileno(), theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        self.pid = self._process.pid
+        self._reader, self._writer = await asyncio.open_connection(sock=ours)
+        answer = await self.ask("start", (loaded, number), patience=_START_PATIENCE)
+        if answer is not True:
+            self.kill()
+            raise Refused(str(answer or "a worker did not start in time"))
+
+    async def ask(self, what: str, more: Any, *, patience: float = _ANSWER_PATIENCE) -> Any:
+        """The worker's answer; None if it does not answer in time, or has died."""
+        async with self._lock:
+            self.tell(what, more)
+            if self._reader is None:
+                return None
+            try:
+                async with asyncio.timeout(patience):
+                    return await _received(self._reader)
+            except (TimeoutError, asyncio.IncompleteReadError, OSError):
+                # What it answers later would be taken for the next answer.
+                self._hang_up()
+                return None
+
+    def tell(self, what: str, more: Any) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(_packed((what, more)))
+
+    async def ended(self) -> int | None:
+        if self._process is None:
+            return None
+        code = await self._process.wait()
+        self._hang_up()
+        return code
+
+    def _hang_up(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._reader = self._writer = None
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+
+def _packed(message: Any) -> bytes:
+    content = pickle.dumps(message)
+    return _LENGTH.pack(len(content)) + content
+
+
+async def _received(reader: asyncio.StreamReader) -> Any:
+    # Only our own parent or child is at the other end of this line.
+    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+    return pickle.loads(await reader.readexactly(length))
+
+
+# The worker's side
+
+
+class _Serving:
+    """Obeys the parent. Without a parent it ends."""
+
+    def __init__(self, listening: socket.socket, line: socket.socket) -> None:
+        self._line = line
+        self._fleet = Alone(listening)
+        self._prepared: tuple[Loaded, int] | None = None
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+
+    async def serve(self) -> int:
+        self._reader, self._writer = await asyncio.open_connection(sock=self._line)
+        while True:
+            try:
+                what, more = await _received(self._reader)
+            except (asyncio.IncompleteReadError, OSError):
+                logger.error("worker.orphaned: the parent is gone")
+                await self._fleet.stop(0.0)
+                return 1
+            if what == "stop":
+                await self._fleet.stop(more)
+                return 0
+            if what == "drain":
+                self._fleet.drain()
+                continue
+            self._writer.write(_packed(await self._answer(what, more)))
+            await self._writer.drain()
+
+    async def _answer(self, what: str, more: Any) -> Any:
+        if what == "start":
+            return await self._start(*more)
+        if what == "prepare":
+            self._prepared = more
+            return self._check(more[0])
+        if what == "forget":
+            self._prepared = None
+            return True
+        if what == "commit":
+            if self._prepared is not None:
+                await self._fleet.apply(*self._prepared)
+                self._prepared = None
+            return True
+        if what == "state":
+            return (await self._fleet.state())[0]
+        return await self._fleet.unavailable()
+
+    async def _start(self, loaded: Loaded, number: int) -> Any:
+        log = loaded.config.server.log
+        set_up(log.level, log.format)
+        try:
+            await self._fleet.start(loaded)
+        except Refused as refusal:
+            return str(refusal)
+        return True
+
+    def _check(self, loaded: Loaded) -> Any:
+        try:
+            self._fleet.check(loaded)
+        except Refused as refusal:
+            return str(refusal)
+        return True
+
+
+def main(listening: int, line: int) -> int:
+    """A worker: its listening socket and its line to the parent are inherited."""
+    # Signals reach the whole group; what they mean is the parent's to say.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+    async def serve() -> int:
+        return await _Serving(socket.socket(fileno=listening), socket.socket(fileno=line)).serve()
+
+    return run(serve())
+
+
+if __name__ == "__main__":
+    code = main(int(sys.argv[1]), int(sys.argv[2]))
+    sys.stderr.flush()
+    os._exit(code)
