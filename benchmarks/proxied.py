@@ -5,10 +5,12 @@ Knows: which proxies are set against each other. Must not know: the limits they 
 
 import json
 import shutil
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from benchmarks.client import Connection, connected, exchange_all, post
@@ -19,6 +21,25 @@ from benchmarks.server import Server, cores, serving, started
 from benchmarks.upstreams import items_served, lua_batching
 
 NODE = Path(__file__).with_name("node_proxy.mjs")
+
+
+CONFIG = """
+server: {{listen: "127.0.0.1:0", admin: "off", watch: false}}
+upstreams:
+  items: {{url: "http://127.0.0.1:{upstream}", max_in_flight: 100, max_connections: 100}}
+endpoints:
+  - {{path: /batch, concurrency: 100}}
+"""
+
+
+@contextmanager
+def proxying(upstream: int) -> Iterator[Server]:
+    """The whole process, as users start it, with its access log on."""
+    with TemporaryDirectory() as folder:
+        config = Path(folder) / "batchproxy.yaml"
+        config.write_text(CONFIG.format(upstream=upstream))
+        with started([sys.executable, "-m", "batchproxy", "serve", "--config", str(config)]) as server:
+            yield server
 
 
 class Side(NamedTuple):
@@ -35,7 +56,7 @@ async def measure_b(effort: Effort) -> list[Reading]:
         upstream = stack.enter_context(items_served(second))
         environment = {"BENCHMARK_UPSTREAM": str(upstream.port)}
         sides = {
-            "ours": stack.enter_context(serving("benchmarks.proxies:ours", environment)),
+            "ours": stack.enter_context(proxying(upstream.port)),
             "aiohttp": stack.enter_context(serving("benchmarks.proxies:over_aiohttp", environment)),
             "lua": stack.enter_context(lua_batching(upstream.port, first)),
         }

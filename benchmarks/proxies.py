@@ -1,4 +1,4 @@
-"""The proxies that are measured: ours, and the same batch core over aiohttp.
+"""What ours is measured against: the same batch core over aiohttp.
 
 Knows: ASGI. The upstream's port comes in the environment. Must not know: what is measured.
 """
@@ -6,11 +6,7 @@ Knows: ASGI. The upstream's port comes in the environment. Must not know: what i
 import os
 from typing import Any
 
-from batchproxy import BatchMiddleware, Route, RouteTable
-from batchproxy.proxy.app import ReverseProxy
-from batchproxy.proxy.entrance import Entrance
-from batchproxy.proxy.forwarding import Forwarding
-from batchproxy.proxy.settings import Upstream
+from batchproxy import BatchMiddleware
 
 UPSTREAM = f"http://127.0.0.1:{os.environ.get('BENCHMARK_UPSTREAM', '0')}"
 
@@ -51,11 +47,4 @@ async def _lifespan(receive: Any, send: Any) -> None:
             return
 
 
-SETTINGS: dict[str, Any] = {"concurrency": 100}
-proxy = ReverseProxy(
-    RouteTable([Route(upstream="items")]),
-    {"items": Upstream(url=UPSTREAM, max_in_flight=100, max_connections=100)},
-    forwarding=None,
-)
-ours = Entrance(BatchMiddleware(proxy, **SETTINGS), forwarding=Forwarding())
-over_aiohttp = BatchMiddleware(OverAiohttp(), **SETTINGS)
+over_aiohttp = BatchMiddleware(OverAiohttp(), concurrency=100)
