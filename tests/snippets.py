@@ -3,6 +3,8 @@
 A fenced block says in its first line what it is, and the block behind it may show what comes of it:
 
     python name=shop    a module; requests that follow go to its `app`, or `application`
+    python wsgi name=x  a WSGI application, which the proxies that follow find at `127.0.0.1:9000`
+    yaml config         a config file, `batchproxy.yaml` or `file=…`; it is right
     python of=shop      more of that module
     python              runs by itself
     sh                  commands; `curl` is run, others are checked
@@ -15,7 +17,8 @@ A fenced block says in its first line what it is, and the block behind it may sh
     http response       the whole answer, but for headers that are not shown
     text drawing        nothing
 
-`localhost:8000` stands for the server. In what is shown, `…` stands for any text, and a member `…` for further ones.
+`localhost:8000` stands for the server, `localhost:8080` for the proxy that `batchproxy serve` starts. In what is shown,
+`…` stands for any text, and a member `…` for further ones.
 Records of a stream may come in another order than is shown, but for the last.
 """
 
@@ -23,23 +26,30 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from uvicorn.main import main as uvicorn_command
 
+from batchproxy.server.config import load
 from tests.documents import ROOT, Block, blocks
 from tests.serving import App, Response, Server, StartupFailed, ask, serve
 
 PLACE = "localhost:8000"
+PROXY = "localhost:8080"
+UPSTREAM = "127.0.0.1:9000"
 ANYTHING = "…"
 
 
@@ -52,6 +62,11 @@ class Walk:
         self._server: Server | None = None
         self._output: str | None = None
         self._answer: Response | None = None
+        self._upstream: str | None = None
+        self._proxy: str | None = None
+        self._folder = Path(tempfile.mkdtemp())
+        self._for_good = ExitStack()
+        self._for_good.callback(shutil.rmtree, self._folder)
 
     def step(self, block: Block) -> None:
         STEPS[block.kind](self, block)
@@ -59,6 +74,10 @@ class Walk:
     def end(self) -> None:
         self._running.close()
         self._server = None
+        self._proxy = None
+
+    def close(self) -> None:
+        self._for_good.close()
 
     # Blocks that do something
 
@@ -75,6 +94,20 @@ class Walk:
         if name is not None:
             self.end()
             self._app = getattr(module, "app", None) or getattr(module, "application", None)
+
+    def wsgi(self, block: Block) -> None:
+        module = _module(block.options["name"], new=True)
+        exec(compile(block.text, f"<{block.options['name']}>", "exec", dont_inherit=True), module.__dict__)
+        server = make_server("127.0.0.1", 0, module.application, handler_class=_Quiet)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self._for_good.callback(server.server_close)
+        self._for_good.callback(server.shutdown)
+        self._upstream = f"127.0.0.1:{server.server_port}"
+
+    def config(self, block: Block) -> None:
+        file = self._folder / block.options.get("file", "batchproxy.yaml")
+        file.write_text(block.text.replace(UPSTREAM, self._upstream or UPSTREAM), "utf-8")
+        load(file, environment={})
 
     def shell(self, block: Block) -> None:
         self._output = None
@@ -128,8 +161,35 @@ class Walk:
         if shutil.which("curl") is None:
             print("curl is not here: its commands are not run")
             return
-        arguments = shlex.split(command.replace(PLACE, self._address()))
+        if PROXY in command:
+            assert self._proxy is not None, "no proxy was started"
+            command = command.replace(PROXY, self._proxy)
+        arguments = shlex.split(command.replace(PLACE, self._address()) if PLACE in command else command)
         self._output = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    def batchproxy(self, command: str) -> None:
+        """A proxy that is started goes on until the next one; whatever else is asked is run."""
+        _, verb, *arguments = shlex.split(command.replace(UPSTREAM, self._upstream or UPSTREAM))
+        line = [sys.executable, "-m", "batchproxy", verb, *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        if verb != "serve":
+            done = subprocess.run(line, capture_output=True, text=True, cwd=self._folder, env=environment, timeout=60)
+            self._output = done.stdout or done.stderr
+            return
+        self.end()
+        line += ["--listen", "127.0.0.1:0", "--admin", "off"]
+        process = subprocess.Popen(
+            line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=self._folder, env=environment
+        )
+        self._running.callback(process.communicate, timeout=30)
+        self._running.callback(process.terminate)
+        assert process.stderr is not None
+        said = (re.search(r"running on http://(127\.0\.0\.1:\d+)", line) for line in process.stderr)
+        self._proxy = next(found[1] for found in said if found)
+
+    def script(self, command: str) -> None:
+        """`python x.py` runs a module of the document."""
+        assert command.split()[1].removesuffix(".py") in sys.modules
 
     def make(self, command: str) -> None:
         """The target is there; it is not made, for that may mean the tests."""
@@ -138,7 +198,7 @@ class Walk:
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"the Makefile has no target {target}"
 
     def pip(self, command: str) -> None:
-        assert command == "pip install .", f"expected `pip install .`, not `{command}`"
+        assert command in ("pip install .", "pip install '.[proxy]'"), f"expected `pip install .`, not `{command}`"
         assert (ROOT / "pyproject.toml").is_file()
 
     def uvicorn(self, command: str) -> None:
@@ -165,6 +225,8 @@ class Walk:
 
 STEPS: Mapping[str, Callable[[Walk, Block], None]] = {
     "python": Walk.python,
+    "python wsgi": Walk.wsgi,
+    "yaml config": Walk.config,
     "sh": Walk.shell,
     "json request": Walk.request_json,
     "http request": Walk.request_http,
@@ -176,11 +238,18 @@ STEPS: Mapping[str, Callable[[Walk, Block], None]] = {
     "text drawing": lambda walk, block: None,
 }
 COMMANDS: Mapping[str, Callable[[Walk, str], None]] = {
+    "batchproxy": Walk.batchproxy,
+    "python": Walk.script,
     "curl": Walk.curl,
     "make": Walk.make,
     "pip": Walk.pip,
     "uvicorn": Walk.uvicorn,
 }
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
 
 
 def _module(name: str | None, *, new: bool) -> ModuleType:
@@ -263,6 +332,7 @@ def run(document: Path) -> None:
                 raise
     finally:
         walk.end()
+        walk.close()
 
 
 def works(document: Path) -> None:
