@@ -6,7 +6,7 @@ READY := .venv/.batchproxy
 .PHONY: help demo test check clean
 
 help:
-	@echo "make demo    serve an example shop, send it batches, and keep serving (ONCE=1: end after the batches)"
+	@echo "make demo    serve two example shops, send them batches, and keep serving (ONCE=1: end after the batches)"
 	@echo "make test    run all tests with coverage, on every supported Python that is present"
 	@echo "make check   formatting, lint, types, and the direction of imports"
 	@echo "make clean   remove what these commands made"
@@ -15,7 +15,7 @@ $(READY): pyproject.toml scripts/environment
 	@scripts/environment .venv dev
 
 demo: $(READY)
-	@$(PYTHON) -m examples.shop.demo $(if $(filter-out 0,$(ONCE)),--once)
+	@$(PYTHON) -m examples.demo $(if $(filter-out 0,$(ONCE)),--once)
 
 test: $(READY)
 	@$(PYTHON) scripts/test.py

@@ -6,10 +6,12 @@ Knows: processes, and Linux's accounting of them. Must not know: what is sent to
 import os
 import re
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
+from threading import Thread
 
 from benchmarks.apps import ROOT
 
@@ -82,7 +84,7 @@ def started(command: Sequence[str], environment: Mapping[str, str] | None = None
         yield Server(process.pid, port_told(process))
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.wait(timeout=40)
         os.sched_setaffinity(0, allowed)
 
 
@@ -92,5 +94,7 @@ def port_told(process: "Popen[str]") -> int:
     for line in process.stderr or ():
         said.append(line)
         if match := RUNNING.search(line):
+            # What it says later must not fill the pipe.
+            Thread(target=deque, args=(process.stderr, 0), daemon=True).start()
             return int(match[1])
     raise RuntimeError("The server did not start:\n" + "".join(said))

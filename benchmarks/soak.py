@@ -36,7 +36,7 @@ MOST_GROWTH = 1.10
 MOST_MORE_FILES = 20
 
 CONFIG = """
-server: {{listen: "127.0.0.1:0", admin: "unix:{folder}/admin.sock", log: {{access: false, level: error}}}}
+server: {{listen: "127.0.0.1:0", admin: "unix:{folder}/admin.sock", log: {{access: false}}}}
 upstreams:
   flaky:
     url: {upstream}

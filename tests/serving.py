@@ -77,7 +77,8 @@ def serve(app: App, **uvicorn_options: Any) -> Iterator[Server]:
     """
     options: dict[str, Any] = {"lifespan": "on", "loop": "asyncio", "log_config": None, "timeout_graceful_shutdown": 5}
     config = uvicorn.Config(app, **(options | uvicorn_options))
-    with closing(socket.socket()) as listener:
+    # With its protocol named, asyncio switches off the delay of small packets.
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", 0))
         host, port = listener.getsockname()

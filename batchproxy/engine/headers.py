@@ -191,10 +191,7 @@ def is_claim(name: bytes) -> bool:
 def _is_claim(name: bytes) -> bool:
     plain = normalised(name.decode("latin-1"))
     return (
-        plain in _CLIENT_ADDRESS
-        or plain in _URL_OVERRIDES
-        or plain == "forwarded"
-        or plain.startswith("x-forwarded-")
+        plain in _CLIENT_ADDRESS or plain in _URL_OVERRIDES or plain == "forwarded" or plain.startswith("x-forwarded-")
     )
 
 

@@ -21,7 +21,7 @@ class Refused(Exception):
 class Fleet(Protocol):
     """One or several processes that serve the same generation."""
 
-    async def start(self, loaded: Loaded) -> None:
+    async def start(self, loaded: Loaded, number: int = 1) -> None:
         """Returns when requests are served. Raises `Refused`."""
 
     async def apply(self, loaded: Loaded, number: int) -> None:
@@ -58,13 +58,13 @@ class Alone:
         self._lines: Lines | None = None
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    async def start(self, loaded: Loaded) -> None:
+    async def start(self, loaded: Loaded, number: int = 1) -> None:
         settings = loaded.config.server
         log: AccessLog | None = None
         if settings.log.access:
             log, self._lines = access_log(settings.log.format, items=settings.log.items)
         try:
-            self._process = Process(loaded, access_log=log)
+            self._process = Process(loaded, number, access_log=log)
         except SettingError as error:
             raise Refused(str(error)) from None
         self._server = main_server(self._process, settings)

@@ -64,7 +64,6 @@ class Protocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             # An answer that is on its way is finished first.
             self.shutdown()
-            self.transport.close()
 
 
 class HttpServer(uvicorn.Server):

@@ -168,7 +168,8 @@ class _Life:
             return FAILED
         self.is_draining = True
         notify_manager("STOPPING=1")
-        grace, delay = self._server.grace, self._server.drain_delay
+        server = self._reloader.loaded.config.server
+        grace, delay = server.grace, server.drain_delay
         logger.info("stopping: delay=%gs grace=%gs", delay, grace)
         self._fleet.drain()
         if delay:

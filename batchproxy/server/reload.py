@@ -26,6 +26,8 @@ _LOOK_MS = 2000
 _NEEDS_RESTART = (
     "listen",
     "admin",
+    "admin_hosts",
+    "admin_token",
     "workers",
     "max_connections",
     "header_timeout",
@@ -34,6 +36,7 @@ _NEEDS_RESTART = (
     "max_queue",
     "tls_certificate",
     "tls_key",
+    "watch",
     "log",
 )
 """What only counts from the next start on."""

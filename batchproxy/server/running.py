@@ -24,13 +24,13 @@ logger = logging.getLogger("batchproxy")
 class Process:
     """An ASGI app that serves the newest generation; requests that run stay with theirs."""
 
-    def __init__(self, loaded: Loaded, *, access_log: AccessLog | None = None) -> None:
+    def __init__(self, loaded: Loaded, number: int = 1, *, access_log: AccessLog | None = None) -> None:
         server = loaded.config.server
         self.in_flight = InFlight(server.max_in_flight, queue=server.max_queue)
         self.is_draining = False
         self._access_log = access_log
         self._observers: Sequence[Observer] = () if access_log is None else (access_log,)
-        self._generation = self._made(loaded, 1)
+        self._generation = self._made(loaded, number)
         self._generation.start()
         self._retiring: dict[Generation, asyncio.Task[None]] = {}
         self._app: ASGIApp = self._serve if access_log is None else access_log.around(self._serve)

@@ -46,10 +46,12 @@ class Workers:
         self._stopping = False
         self.failed: asyncio.Future[str] = self._loop.create_future()
 
-    async def start(self, loaded: Loaded) -> None:
-        self._loaded = loaded
+    async def start(self, loaded: Loaded, number: int = 1) -> None:
+        self._loaded, self._number = loaded, number
         logger.info("workers.starting: %d workers; limits are those of each", len(self._workers))
-        outcomes = await asyncio.gather(*(worker.start(loaded, 1) for worker in self._workers), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(worker.start(loaded, number) for worker in self._workers), return_exceptions=True
+        )
         faults = [each for each in outcomes if isinstance(each, BaseException)]
         if faults:
             for worker in self._workers:
@@ -84,7 +86,11 @@ class Workers:
             await asyncio.gather(*(worker.ask("forget", None) for worker in self._workers))
             raise Refused(refusals[0])
         self._loaded, self._number = loaded, number
-        await asyncio.gather(*(worker.ask("commit", None) for worker in self._workers))
+        committed = await asyncio.gather(*(worker.ask("commit", None) for worker in self._workers))
+        for worker, answer in zip(self._workers, committed, strict=True):
+            if answer is not True:
+                # Silent, or begun meanwhile with the last configuration: the one that takes its place has the new one.
+                worker.kill()
 
     async def state(self) -> list[dict[str, Any]]:
         states = await asyncio.gather(*(worker.ask("state", None) for worker in self._workers))
@@ -242,9 +248,10 @@ class _Serving:
             self._prepared = None
             return True
         if what == "commit":
-            if self._prepared is not None:
-                await self._fleet.apply(*self._prepared)
-                self._prepared = None
+            if self._prepared is None:
+                return False
+            await self._fleet.apply(*self._prepared)
+            self._prepared = None
             return True
         if what == "state":
             return (await self._fleet.state())[0]
@@ -254,7 +261,7 @@ class _Serving:
         log = loaded.config.server.log
         set_up(log.level, log.format)
         try:
-            await self._fleet.start(loaded)
+            await self._fleet.start(loaded, number)
         except Refused as refusal:
             return str(refusal)
         return True

@@ -1,10 +1,11 @@
-"""A client of the batched shop, on the standard library alone."""
+"""A client of a shop with a batch endpoint, on the standard library alone."""
 
 from __future__ import annotations
 
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -13,11 +14,26 @@ JSON: TypeAlias = Any
 Answer: TypeAlias = tuple[int, JSON | bytes]
 
 
-class Client:
-    """One connection to the shop, which stays open."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a shop is, what stands before the paths of its API, and the path of its batch endpoint."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._connection = HTTPConnection(host, port, timeout=60)
+    host: str
+    port: int
+    api: str = field(kw_only=True)
+    batch: str = field(kw_only=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+
+class Client:
+    """One connection to a shop, which stays open."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._connection = HTTPConnection(place.host, place.port, timeout=60)
 
     def __enter__(self) -> Client:
         return self
@@ -29,7 +45,7 @@ class Client:
 
     def get(self, path: str) -> Answer:
         """Send one request alone."""
-        self._connection.request("GET", f"/api{path}")
+        self._connection.request("GET", f"{self._place.api}{path}")
         response = self._connection.getresponse()
         data = response.read()
         return response.status, json.loads(data) if response.headers.get_content_subtype() == "json" else data
@@ -44,7 +60,7 @@ class Client:
 
     def _post(self, requests: list[JSON], *, accept: str) -> HTTPResponse:
         headers = {"Content-Type": "application/json", "Accept": accept}
-        self._connection.request("POST", "/api/batch", json.dumps({"requests": requests}), headers)
+        self._connection.request("POST", self._place.batch, json.dumps({"requests": requests}), headers)
         response = self._connection.getresponse()
         if response.status != 200:
             raise ValueError(f"{response.status}: {response.read().decode()}")

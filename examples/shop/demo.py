@@ -1,16 +1,13 @@
-"""Serve the batched shop in a process of its own, send it batches, then keep serving: python -m examples.shop.demo"""
+"""The first half of the demo: the batched shop, in a process of its own."""
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPException
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
@@ -18,7 +15,7 @@ import uvicorn
 
 from examples.shop import terminal
 from examples.shop.batched import app
-from examples.shop.tour import tour
+from examples.shop.client import Place
 
 HOST, PORT = "127.0.0.1", 8000
 
@@ -26,28 +23,8 @@ CURL = """curl {url}/api/batch -H 'content-type: application/json' -d '{{"reques
     {{"path": "/items/1"}}, {{"method": "POST", "path": "/items", "body": {{"name": "NewItem"}}}}]}}'"""
 
 
-def main() -> int:
-    arguments = argparse.ArgumentParser(prog="python -m examples.shop.demo", description=__doc__)
-    arguments.add_argument("--once", action="store_true", help="end after the batches")
-    once = arguments.parse_args().once
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
-    try:
-        with served() as (process, port):
-            tour(HOST, port)
-            if not once:
-                invite(f"http://{HOST}:{port}")
-                process.join()
-                return 1  # it never ends of its own accord
-    except KeyboardInterrupt:
-        print("\nThe shop is closed.")
-    except (OSError, HTTPException, ValueError, AssertionError) as error:
-        print(f"The demo failed: {error!r}", file=sys.stderr)
-        return 1
-    return 0
-
-
 @contextmanager
-def served() -> Iterator[tuple[BaseProcess, int]]:
+def served() -> Iterator[tuple[BaseProcess, Place]]:
     """The shop in a process of its own, so that client and server do not take turns; ended when the block ends."""
     context = multiprocessing.get_context("spawn")
     theirs, ours = context.Pipe(duplex=False)
@@ -57,7 +34,7 @@ def served() -> Iterator[tuple[BaseProcess, int]]:
         process.start()
     theirs.close()
     try:
-        yield process, port
+        yield process, Place(HOST, port, api="/api", batch="/api/batch")
     finally:
         ours.close()
         process.join()
@@ -87,13 +64,8 @@ def serve(listener: socket.socket, parent: Connection) -> None:
     server.run(sockets=[listener])
 
 
-def invite(url: str) -> None:
-    terminal.heading("The shop stays open until Ctrl-C; try")
-    terminal.line(f"{url}/docs in a browser: the API, and the batch endpoint with an example")
-    terminal.line(f"{url}/api/batch in a browser: what the batch endpoint understands, and its limits")
-    terminal.line(CURL.format(url=url), whole=True)
+def invite(place: Place) -> None:
+    terminal.line(f"{place.url}/docs in a browser: the API, and the batch endpoint with an example")
+    terminal.line(f"{place.url}{place.batch} in a browser: what the batch endpoint understands, and its limits")
+    terminal.line(CURL.format(url=place.url), whole=True)
     terminal.line()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,6 +11,10 @@ BOLD, DIM, GREEN, RED = "1", "2", "32", "31"
 _COLOURED = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def title(text: str) -> None:
+    print(f"\n{_paint(text, BOLD)}\n{_paint('=' * len(text), BOLD)}", flush=True)
+
+
 def heading(text: str) -> None:
     print(f"\n{_paint(text, BOLD)}\n", flush=True)
 

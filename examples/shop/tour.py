@@ -1,4 +1,4 @@
-"""Three batches as a client of the shop would send them, shown with their answers and timings."""
+"""Three batches as a client of a shop would send them, shown with their answers and timings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from statistics import median
 
 from examples.shop import terminal
-from examples.shop.client import JSON, Answer, Client, answer
+from examples.shop.client import JSON, Answer, Client, Place, answer
 
 CONNECTIONS = 6  # as many as a browser opens
 ROUNDS = 15
@@ -51,21 +51,21 @@ LINKED: list[JSON] = [
 ]
 
 
-def tour(host: str, port: int) -> None:
-    with Client(host, port) as client:
-        _one_for_many(client, host, port)
-        _streamed(client)
-        _linked(client)
+def tour(place: Place) -> None:
+    with Client(place) as client:
+        _one_for_many(client, place)
+        _streamed(client, place)
+        _linked(client, place)
 
 
-def _one_for_many(client: Client, host: str, port: int) -> None:
+def _one_for_many(client: Client, place: Place) -> None:
     """The same requests one after another, over several connections, and in a batch."""
     batch = [{"path": path} for path in START_PAGE]
     terminal.heading(f"One batch instead of {len(batch)} requests")
-    _show_request(batch)
+    _show_request(batch, place)
 
     with ExitStack() as opened, ThreadPoolExecutor(CONNECTIONS) as threads:
-        crowd = [opened.enter_context(Client(host, port)) for _ in range(CONNECTIONS)]
+        crowd = [opened.enter_context(Client(place)) for _ in range(CONNECTIONS)]
         seconds = _medians(
             lambda: _alone(client, START_PAGE),
             lambda: list(
@@ -87,18 +87,18 @@ def _one_for_many(client: Client, host: str, port: int) -> None:
     terminal.line("Client and server share this machine. Over a network, each request saved is a round trip saved.")
 
 
-def _streamed(client: Client) -> None:
+def _streamed(client: Client, place: Place) -> None:
     terminal.heading("Streamed (Accept: application/x-ndjson): each answer as soon as it is there, the slow one last")
     batch = [{"path": path} for path in SLOW_FIRST]
-    _show_request(batch)
+    _show_request(batch, place)
     began = time.perf_counter()
     for record in client.stream(batch):
         terminal.timing(time.perf_counter() - began, json.dumps(record))
 
 
-def _linked(client: Client) -> None:
+def _linked(client: Client, place: Place) -> None:
     terminal.heading("Linked: requests that wait for others, and use what those answered")
-    _show_request(LINKED)
+    _show_request(LINKED, place)
     _show_answer(LINKED, client.batch(LINKED))
 
 
@@ -118,8 +118,8 @@ def _seconds(way: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _show_request(batch: list[JSON]) -> None:
-    terminal.line("POST /api/batch")
+def _show_request(batch: list[JSON], place: Place) -> None:
+    terminal.line(f"POST {place.batch}")
     terminal.line('{"requests": [')
     for number, request in enumerate(batch, 1):
         terminal.line(f"  {json.dumps(request)}{',' if number < len(batch) else ''}", whole=True)

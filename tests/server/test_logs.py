@@ -1,0 +1,139 @@
+"""The access log: which lines there are, what is in them, and what never is."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchproxy.observe.logs import Lines, access_log, as_json, as_text, printable
+from tests.faults.whole import Whole, whole
+from tests.proxy.on_a_loop import on_a_loop
+from tests.proxy.scripted import Peer, response, upstream
+
+CONFIG = """
+server: {{watch: false, log: {{items: {items}, access: {access}}}}}
+upstreams: {{api: {{url: '{url}'}}}}
+"""
+
+
+async def lines(
+    folder: Path, work: Callable[[Whole], object], *, items: str = "failed", access: str = "true"
+) -> list[dict[str, Any]]:
+    """What is on standard output when the work is done, in front of an upstream that has nothing at `/missing`."""
+
+    async def answers(peer: Peer) -> None:
+        while head := await peer.request():
+            is_missing = head.split(b" ")[1].startswith(b"/missing")
+            await peer.write(response(status=b"404 Not Found" if is_missing else b"200 OK"))
+
+    def run(url: str) -> list[dict[str, Any]]:
+        with whole(folder, CONFIG.format(items=items, access=access, url=url)) as running:
+            work(running)
+            running.process.terminate()
+            assert running.ended() == 0
+            return running.lines
+
+    async with upstream(answers) as behind:
+        return await asyncio.to_thread(run, behind.url)
+
+
+def get(path: str) -> dict[str, Any]:
+    return {"method": "GET", "path": path}
+
+
+@on_a_loop
+async def test_a_lone_request_has_one_line(tmp_path: Path) -> None:
+    """The line says who asked for what, which upstream answered, and how it went."""
+    (line,) = await lines(tmp_path, lambda running: running.ask("GET", "/here"))
+    assert (line["msg"], line["http.request.method"], line["url.path"]) == ("request", "GET", "/here")
+    assert (line["http.response.status_code"], line["upstream"], line["client.address"]) == (200, "api", "127.0.0.1")
+    assert line["bytes_out"] == 2
+    assert line["duration_ms"] >= 0
+    assert line["request_id"]
+    assert "flags" not in line
+
+
+@pytest.mark.parametrize(("items", "logged"), [("none", []), ("failed", ["/missing"]), ("all", ["/here", "/missing"])])
+@on_a_loop
+async def test_a_batch_has_one_line_and_its_items_by_setting(items: str, logged: list[str], tmp_path: Path) -> None:
+    """Lines of items bear the request id of their batch."""
+    found = await lines(tmp_path, lambda running: running.batch(get("/here"), get("/missing")), items=items)
+    (batch,) = [each for each in found if each["msg"] == "batch"]
+    assert (batch["batch.items"], batch["batch.failed"], batch["batch.mode"]) == (2, 1, "buffered")
+    those = [each for each in found if each["msg"] == "item"]
+    assert [each["url.path"] for each in those] == logged
+    assert {each["request_id"] for each in those} <= {batch["request_id"]}
+
+
+@on_a_loop
+async def test_nothing_secret_is_written(tmp_path: Path) -> None:
+    """No query, no header and no body is in any line."""
+
+    def work(running: Whole) -> None:
+        running.ask("GET", "/missing?token=hunter2", [("Authorization", "hunter2"), ("Cookie", "a=hunter2")])
+        running.batch({**get("/missing?token=hunter2"), "headers": {"x-key": "hunter2"}})
+        running.ask("POST", "/missing", [], b"hunter2")
+
+    found = await lines(tmp_path, work, items="all")
+    assert len(found) == 4
+    assert "hunter2" not in json.dumps(found)
+
+
+@on_a_loop
+async def test_the_access_log_can_be_off(tmp_path: Path) -> None:
+    """Then standard output stays empty."""
+    assert await lines(tmp_path, lambda running: running.ask("GET", "/"), access="false") == []
+
+
+RECORD = {"ts": "2026-01-01T10:11:12.123Z", "msg": "request", "http.request.method": "GET", "duration_ms": 1.25}
+
+
+def test_a_terminal_obeys_nothing() -> None:
+    """Control characters, and what turns the direction of text, are spelled out in both forms."""
+    record = {**RECORD, "url.path": "/\x1b[2J\n\u202e\x9b", "http.response.status_code": 200}
+    text = as_text(record).decode()
+    assert text.isprintable()
+    assert "/\\x1b[2J\\n\\u202e\\x9b" in text
+    assert text.startswith("10:11:12  request")
+    assert b"\n" not in as_json(record)
+    assert b"\x1b" not in as_json(record)
+    assert printable("plain ä") == "plain ä"
+
+
+def test_a_stream_that_is_no_terminal_gets_json() -> None:
+    """`auto` is JSON for a file, a pipe or a journal; `console` is text wherever it goes."""
+    written = {}
+    for form in ("auto", "json", "console"):
+        stream = io.TextIOWrapper(io.BytesIO(), "utf-8")
+        log, out = access_log(form, items="all", stream=stream)
+        assert log is not None
+        log._write(RECORD)
+        out.close()
+        stream.seek(0)
+        written[form] = stream.read()
+    assert written["auto"] == written["json"]
+    assert json.loads(written["json"]) == RECORD
+    assert written["console"].startswith("10:11:12")
+
+
+class _Gone(io.RawIOBase):
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        raise BrokenPipeError
+
+
+def test_a_reader_that_has_gone_stops_nobody() -> None:
+    """Writing goes on to nowhere, and closing does not hang."""
+    out = Lines(io.TextIOWrapper(io.BufferedWriter(_Gone(), 1)))
+    for _ in range(100):
+        out.put(b"{}")
+    out.close()
+    out.put(b"{}")
