@@ -292,8 +292,9 @@ class Run:
                     self._log(exchange.item, None)
         # An item gets the fate that it would have alone: a server answers whatever the app raises, and lives on.
         except BaseException as raised:
+            was_done = exchange.done
             exchange.finish()
-            if self._must_go_on(exchange, raised):
+            if self._must_go_on(exchange, raised, was_done=was_done):
                 raise
         finally:
             if not exchange.done:
@@ -331,7 +332,7 @@ class Run:
         if exchange.deadline < self._armed:
             self._arm(exchange.deadline)
 
-    def _must_go_on(self, exchange: Exchange, raised: BaseException) -> bool:
+    def _must_go_on(self, exchange: Exchange, raised: BaseException, *, was_done: bool) -> bool:
         """Whether what came out of an item's app concerns more than the item; what the app did wrong is logged."""
         if isinstance(raised, asyncio.CancelledError):
             if exchange.cancelled:
@@ -340,7 +341,8 @@ class Run:
                 return True
         if isinstance(raised, KeyboardInterrupt):
             self._interrupt = raised
-        if not (exchange.cancelled and isinstance(raised, OSError)):
+        # What `send` raises when nobody reads any more is no fault of the app.
+        if not (was_done and not exchange.has_answered and isinstance(raised, OSError)):
             self._log(exchange.item, raised)
         return False
 

@@ -195,6 +195,16 @@ def _is_claim(name: bytes) -> bool:
     )
 
 
+@lru_cache(maxsize=1024)
+def _is_url_override(name: bytes) -> bool:
+    return normalised(name.decode("latin-1")) in _URL_OVERRIDES
+
+
+def is_url_override(name: bytes) -> bool:
+    """Whether a header names another URL than the request: never believed, for other URLs have been judged."""
+    return _is_url_override(name) if len(name) <= _LONGEST_NAME else False
+
+
 def refused_by_setting(headers: Headers, protected: Collection[str]) -> str | None:
     """The first of an item's headers that is `protected`, if any; names are compared as `normalised`."""
     for name, _ in headers:

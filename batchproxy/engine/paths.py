@@ -135,6 +135,28 @@ def readings(path: bytes) -> tuple[Segments, Segments]:
     return tuple(unquote(segment) for segment in split), tuple(unquote(text).split("/"))
 
 
+def has_parameters(reading: Segments) -> bool:
+    """Whether a segment has parameters (RFC 3986, section 3.3): `/a;v=1`."""
+    return any(";" in segment for segment in reading)
+
+
+def without_parameters(reading: Segments) -> Segments:
+    """As servers read it that route `/a;v=1/b` as `/a/b`, such as those of Java."""
+    return tuple(segment.partition(";")[0] for segment in reading)
+
+
+def readings_of_servers(path: bytes) -> tuple[Segments, ...]:
+    """What a server may take a path for: decoded before or after splitting, with and without empty segments, with and
+    without parameters."""
+    first, second = readings(path)
+    found = [first] if first == second else [first, second]
+    found += [without_parameters(reading) for reading in found if has_parameters(reading)]
+    found += [
+        (*(segment for segment in reading[:-1] if segment), reading[-1]) for reading in found if "" in reading[:-1]
+    ]
+    return tuple(found)
+
+
 class Rule(msgspec.Struct, frozen=True):
     """`[METHOD ]/seg/*/seg`: which items a setting speaks of.
 

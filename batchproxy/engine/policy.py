@@ -15,7 +15,18 @@ from .errors import Failure, SettingError
 from .headers import is_token, normalised, refused_by_setting
 from .in_flight import InFlight
 from .model import METHODS, Batch, Caller, Execution, Item, Refusal
-from .paths import Rule, Segments, canonical, read_rules, readings, refusing_rules, without_trailing_slash
+from .paths import (
+    Rule,
+    Segments,
+    canonical,
+    has_parameters,
+    read_rules,
+    readings,
+    readings_of_servers,
+    refusing_rules,
+    without_parameters,
+    without_trailing_slash,
+)
 from .routing import Route, RouteTable
 from .settings import Bytes, KiB, MiB, Seconds, Settings, count, seconds, strings
 
@@ -231,7 +242,7 @@ class Judge:
         if self._has_rules and not self._permitted(item.method, (first, second), spellings):
             return Refusal(Failure.FORBIDDEN, "The policy of this endpoint does not permit the item.")
         # The caps come last, so that what is refused anyway counts for none.
-        route = None if self._routes is None else self._routes.find(self._caller.host, (first, second))
+        route = None if self._routes is None else self._route(item.path)
         if route is not None and route.max_per_batch is not None:
             if self._route_counts.get(route, 0) >= route.max_per_batch:
                 return Refusal(Failure.TOO_MANY_FOR_ROUTE, f"One batch may hold {route.max_per_batch} such items.")
@@ -245,8 +256,16 @@ class Judge:
         """The serial route that an item takes, if it does; of the items in a lane one runs at a time."""
         if self._routes is None or item.template is not None:
             return None
-        route = self._routes.find(self._caller.host, readings(item.path))
+        route = self._route(item.path)
         return route if route is not None and route.serial else None
+
+    def _route(self, path: bytes) -> Route | None:
+        """The route of a path below the mount, as the proxy finds it."""
+        assert self._routes is not None
+        mount = self._caller.mount
+        depth = len(mount[1:].split("/")) if mount else 0
+        below = [reading[depth:] or ("",) for reading in readings_of_servers(path)]
+        return self._routes.find(self._caller.host, below)
 
     @property
     def has_lanes(self) -> bool:
@@ -256,7 +275,7 @@ class Judge:
         """What reaches the same route as a path: without a slash at its end, with and without the `root_path`."""
         root = self._root
         spellings = []
-        for reading in exact:
+        for reading in (*exact, *map(without_parameters, exact)) if any(map(has_parameters, exact)) else exact:
             bare = without_trailing_slash(reading)
             spellings.append(bare)
             if root:

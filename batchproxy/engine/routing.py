@@ -160,7 +160,7 @@ class RouteTable:
 
 
 def without_port(host: str) -> str:
-    """The name or address in a `Host` value (RFC 9110, section 7.2)."""
+    """The name or address in a `Host` value (RFC 9110, section 7.2), also of one that ends in a dot."""
     if host.startswith("["):
         return host[: host.find("]") + 1]
-    return host.partition(":")[0]
+    return host.partition(":")[0].removesuffix(".")

@@ -208,6 +208,11 @@ class Exchange:
         return f"Exchange({self.item.index}, {self.item.method}, {state}, status={self._status}, size={self._size})"
 
     @property
+    def has_answered(self) -> bool:
+        """Whether the app has given the whole answer."""
+        return self._answered
+
+    @property
     def has_reported(self) -> bool:
         """Whether the app has said why there will be no answer; then it has logged that, too."""
         return self._reported is not None

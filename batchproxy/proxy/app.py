@@ -17,7 +17,7 @@ from ..engine.model import Message, Receive, Scope, Send
 from ..engine.routing import RouteTable
 from ..engine.target import EXTENSION, Mark
 from . import problem
-from .entrance import end_to_end
+from .entrance import ambiguity, end_to_end
 from .forwarding import Forwarding
 from .lone import LoneRequest
 from .problem import Final, Problem
@@ -202,6 +202,9 @@ class ReverseProxy:
         if self._forwarding is not None:
             if self._forwarding.is_loop(scope["headers"]):
                 return _LOOP
+            detail = ambiguity(scope["headers"], scope.get("http_version", "1.1"))
+            if detail is not None:
+                return Problem(400, "bad_request", detail, (problem.CLOSE,))
             scope = {**scope, "headers": end_to_end(scope["headers"])}
             scope = self._forwarding.applied(scope)
         found = ways.find(scope, method, is_canonical=is_canonical)

@@ -78,7 +78,7 @@ class Entrance:
         size = sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in headers)
         if size > self.max_header_bytes:
             return _closing(431, "headers_too_large", f"The headers have {size} of {self.max_header_bytes} bytes.")
-        detail = _framing_fault(headers) or _host_fault(headers, scope.get("http_version", "1.1"))
+        detail = ambiguity(headers, scope.get("http_version", "1.1"))
         if detail is not None:
             return _closing(400, "bad_request", detail)
         if self._hosts and not self._is_ours(headers):
@@ -105,13 +105,23 @@ def end_to_end(headers: Pairs, is_handshake: bool = False) -> Pairs:
     return [pair for pair in headers if pair[0] not in HOP_BY_HOP and pair[0] not in listed]
 
 
+def ambiguity(headers: Pairs, http_version: str) -> str | None:
+    """Why a request could be read in two ways, if so."""
+    return _framing_fault(headers) or _host_fault(headers, http_version)
+
+
 def _closing(status: int, code: str, detail: str) -> Problem:
     return Problem(status, code, detail, (CLOSE,))
 
 
 def _framing_fault(headers: Pairs) -> str | None:
     """RFC 9112, section 6.3: a message that could be read in two ways."""
+    names = {name for name, _ in headers}
     lengths = [value for name, value in headers if name == b"content-length"]
+    has_body = b"transfer-encoding" in names or any(value.strip(b"0") for value in lengths)
+    if has_body and b"upgrade" in names and b"upgrade" in connection_options(headers):
+        # Servers end such a message at its head, and take the body for the next request.
+        return "A request with a body may not ask for an upgrade."
     codings = [value for name, value in headers if name == b"transfer-encoding"]
     if lengths and codings:
         return "Content-Length and Transfer-Encoding exclude each other."

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import NamedTuple, TypeAlias
 
 from ..engine.errors import SettingError
-from ..engine.headers import is_claim, is_token
+from ..engine.headers import is_claim, is_token, is_url_override
 from ..engine.model import Scope
 from ..engine.settings import Settings, strings
 from .addresses import is_host
@@ -251,7 +251,8 @@ def _checked(hops: list[Hop], scheme: str | None, host: str | None, port: str | 
 
 def _is_to_drop(name: bytes, is_trusted: bool) -> bool:
     # CGI and WSGI see `X_Real_IP` as `X-Real-IP`: nobody needs the former but to deceive.
-    return is_claim(name) and (not is_trusted or b"_" in name)
+    # A trusted peer may well hand on what it got: another URL is nobody's to name.
+    return is_claim(name) and (not is_trusted or b"_" in name or is_url_override(name))
 
 
 def _received_by(element: bytes) -> bytes:

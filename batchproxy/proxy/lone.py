@@ -130,6 +130,9 @@ class LoneRequest:
                 self._log("upstream.failed", f"the body has more than {most} bytes")
                 return problem.of(Failure.RESPONSE_TOO_LARGE)
             if size == length:
+                # To its very end, so that the connection can be used again.
+                if await answer.read():
+                    return problem.of(Failure.BAD_RESPONSE)
                 await self._end(piece)
                 return None
             await self._deliver({"type": "http.response.body", "body": piece, "more_body": True})

@@ -33,7 +33,7 @@ class Timeouts(Settings):
     answer; `idle` is the longest pause inside a message; `total` covers all attempts, the queue included."""
 
     connect: Seconds = seconds(2)
-    first_byte: Seconds = seconds(30)
+    first_byte: Seconds = seconds(10)
     idle: Seconds = seconds(60)
     total: Seconds | None = seconds(None)
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from ..engine.errors import Failure
 from ..engine.headers import HOP_BY_HOP, METHOD_OVERRIDES, normalised
 from ..engine.model import Refusal, Scope
-from ..engine.paths import Segments, canonical, readings, without_trailing_slash
+from ..engine.paths import Segments, canonical, readings_of_servers, without_trailing_slash
 from ..engine.routing import Route, RouteTable
 from . import problem
 from .problem import Problem
@@ -64,6 +64,9 @@ class Way:
     def refusal(self, method: str, paths: tuple[Segments, ...], headers: Pairs) -> Problem | None:
         """Why a request may not take this way, if so."""
         methods = self._methods
+        if method != method.upper():
+            # Servers that turn letters into capitals would obey another method than was judged.
+            return problem.of(Failure.METHOD_REFUSED, "Methods are written in capitals.")
         if method in _NOT_BY_DEFAULT if methods is None else method not in methods:
             allowed = self.allowed
             return problem.of(
@@ -161,7 +164,7 @@ class Ways:
         way = self._sole
         paths: tuple[Segments, ...] = ()
         if way is None or way.judges:
-            paths = judged_readings(judged)
+            paths = readings_of_servers(judged)
             route = None if way is not None else self._routes.find(_host(headers), paths)
             way = way or (None if route is None else self._ways[route])
         if way is None:
@@ -194,16 +197,6 @@ def below_mount(scope: Scope) -> bytes:
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in (b"", b"/"):
         return path[len(root) :] or b"/"
     return path
-
-
-def judged_readings(path: bytes) -> tuple[Segments, ...]:
-    """What an upstream may take the path for: decoded before or after splitting, with and without empty segments."""
-    first, second = readings(path)
-    found = (first,) if first == second else (first, second)
-    for reading in found:
-        if "" in reading[:-1]:
-            found = (*found, (*(segment for segment in reading[:-1] if segment), reading[-1]))
-    return found
 
 
 def _text(path: bytes, query: bytes) -> str:

@@ -66,7 +66,10 @@ async def pass_through(
         try:
             connection = opening.result()
         except InvalidStatus as fault:
-            await _refuse(fault.response, scope, send)
+            if fault.response.status_code < 200:
+                await _fail(fault, way, scope, send, notes)
+            else:
+                await _refuse(fault.response, scope, send)
             return
         except (UpstreamError, OSError, InvalidHandshake, InvalidURI) as fault:
             await _fail(fault, way, scope, send, notes)
@@ -144,6 +147,7 @@ class _Relay:
         self._idle = way.upstream.settings.timeouts.idle
         self._loop = asyncio.get_running_loop()
         self._moved = self._loop.time()
+        self._is_over = False
 
     async def run(self) -> None:
         await self._send(_acceptance(self._connection))
@@ -180,6 +184,7 @@ class _Relay:
                 await asyncio.get_running_loop().create_future()
             self._moved = self._loop.time()
             message = await self._receive()
+        self._is_over = True
         code = message.get("code") or 1005
         await connection.close(_NEVER_SENT.get(code, code), _reason(message.get("reason")))
 
@@ -197,11 +202,19 @@ class _Relay:
             if closed.rcvd is None and closed.sent is not None and not closed.rcvd_then_sent:
                 # It was the library that ended it: a message over the limit, or bytes that are no websocket.
                 code = closed.sent.code
-            await self._send(_closing(_NEVER_SENT.get(code, code), reason))
+            if not self._is_over:
+                await self._tell(_closing(_NEVER_SENT.get(code, code), reason))
 
     async def _say_goodbye(self, code: int, reason: str) -> None:
-        await self._send(_closing(code, reason))
+        self._is_over = True
+        await self._tell(_closing(code, reason))
         await self._connection.close(code, reason)
+
+    async def _tell(self, closing: Message) -> None:
+        """A client that reads nothing would keep us for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_PATIENCE):
+                await self._send(closing)
 
 
 def _acceptance(connection: ClientConnection) -> Message:

@@ -19,17 +19,33 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from ..engine.model import ASGIApp
 from .settings import Server as Settings
 
+_SLACK = 256 * 1024
+"""What may come in one piece beyond the limit of the head: the beginning of a body, pipelined requests."""
+
 
 class Protocol(HttpToolsProtocol):
-    """Closes a connection whose next request head does not come to its end in time: uvicorn would wait for ever."""
+    """Cuts off a request head that does not come to its end in time, or in size: uvicorn would wait, and keep it."""
 
     header_timeout = 10.0
+    max_header_bytes = 64 * 1024
+    _unread = 0
     _head_timer: asyncio.TimerHandle | None = None
     _is_in_trailers = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        # The parser keeps a field, and uvicorn the head, until it ends: one without an end must not grow for ever.
+        self._unread += len(data)
+        super().data_received(data)
+        if self._unread > self.max_header_bytes + _SLACK and not self.transport.is_closing():
+            self.transport.abort()
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
 
     def on_message_begin(self) -> None:
         self._is_in_trailers = False
@@ -44,6 +60,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_trailers = True
+        self._unread = 0
         self._head_is_there()
         super().on_headers_complete()
 
@@ -101,7 +118,11 @@ def main_server(app: ASGIApp, settings: Settings) -> HttpServer:
     tls: dict[str, Any] = {}
     if settings.tls_certificate is not None:
         tls = {"ssl_certfile": settings.tls_certificate, "ssl_keyfile": settings.tls_key}
-    protocol = type("Protocol", (Protocol,), {"header_timeout": settings.header_timeout})
+    protocol = type(
+        "Protocol",
+        (Protocol,),
+        {"header_timeout": settings.header_timeout, "max_header_bytes": settings.max_header_bytes},
+    )
     return _server(
         app,
         http=protocol,

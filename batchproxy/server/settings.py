@@ -124,8 +124,9 @@ class Server(Settings):
     allowed_hosts: Collection[str] = ()
     max_header_bytes: Bytes = count(64 * KiB)
     max_connections: int = count(1000)
-    max_in_flight: int = count(256)
-    max_queue: int = count(1024, least=0)
+    max_in_flight: int = count(2048)
+    """More than an upstream takes and queues, so that one that hangs leaves places for the others."""
+    max_queue: int = count(4096, least=0)
     keep_alive: Seconds = seconds(75)
     header_timeout: Seconds = seconds(10)
     """How long the head of a request may take."""

@@ -9,6 +9,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.proxy.on_a_loop import on_a_loop
 from tests.proxy.scripted import Peer, Script, response, upstream
 from tests.serving import PATIENCE, parse, request
@@ -59,6 +61,36 @@ async def test_a_head_that_never_ends(tmp_path: Path) -> None:
             assert rest(connection) == b""
 
     await seen(tmp_path, check)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "piece"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b"x" * 65536),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n", b"X: y\r\n" * 10_000),
+        (b"GET /", b"x" * 65536),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ", b"x" * 65536),
+    ],
+    ids=["value", "fields", "path", "trailer"],
+)
+def test_a_head_without_end_is_cut(tmp_path: Path, beginning: bytes, piece: bytes) -> None:
+    """However it goes on, no more of a head is taken than a little over its limit."""
+
+    @on_a_loop
+    async def run() -> None:
+        def check(running: Whole) -> None:
+            with connected(running) as connection:
+                sent = 0
+                with pytest.raises(OSError, match=r"reset|Broken pipe"):
+                    connection.sendall(beginning)
+                    while sent < 64 * 1024 * 1024:
+                        connection.sendall(piece)
+                        sent += len(piece)
+                assert sent < 32 * 1024 * 1024
+
+        await seen(tmp_path, check)
+
+    run()
 
 
 @on_a_loop

@@ -435,7 +435,7 @@ async def test_without_a_lifespan_it_opens_at_the_first_request() -> None:
                 "http_version": "1.1",
                 "method": "GET",
                 "scheme": "http",
-                "headers": [],
+                "headers": [(b"host", b"a.example")],
             }
             scope |= {"path": path, "root_path": root, "query_string": b"", "client": ("192.0.2.1", 5)}
             messages = iter([{"type": "http.request", "body": b"", "more_body": False}])

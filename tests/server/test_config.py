@@ -42,7 +42,7 @@ def test_a_file_becomes_the_settings_objects(tmp_path: Path) -> None:
     ).config
     assert (found.server.grace, found.server.max_header_bytes, found.server.log.level) == (60, 2 * 1024**2, "debug")
     orders = found.upstreams["orders"]
-    assert (orders.timeouts.connect, orders.timeouts.total, orders.timeouts.first_byte) == (0.25, 15, 30)
+    assert (orders.timeouts.connect, orders.timeouts.total, orders.timeouts.first_byte) == (0.25, 15, 10)
     assert orders.health_check is not None
     assert orders.health_check.path == "/health"
     [route], [endpoint] = found.routes, found.endpoints

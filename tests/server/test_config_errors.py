@@ -106,7 +106,7 @@ def test_an_error_shows_its_line_and_a_caret(tmp_path: Path) -> None:
         (UPSTREAM + "endpoints: [{in_flight: 5}]\n", (2, 14), "unknown key `in_flight`"),
         (UPSTREAM + "endpoints: [{routes: []}]\n", (2, 14), "unknown key `routes`"),
         (UPSTREAM + "endpoints: [{guards: [json:dumps]}]\n", (2, 23), "expected an `async (Batch) -> Batch` function"),
-        (UPSTREAM + "endpoints: [{concurrency: 5000}]\n", (2, 27), "a batch that uses it is always refused"),
+        (UPSTREAM + "endpoints: [{concurrency: 9000}]\n", (2, 27), "a batch that uses it is always refused"),
         ("upstreams: {a: {url: 'http://x', transport: 'no.such:x'}}\n", (1, 45), "`transport` cannot be imported"),
         ("upstreams: {a: {url: 'http://x', timeouts: {connect: 5, total: 2}}}\n", (1, 54), "expected at most `total`"),
         (
@@ -188,7 +188,7 @@ def test_what_works_but_hardly_as_meant_is_a_warning(tmp_path: Path, text: str, 
     [
         ("upstreams: {a: {url: 'https://x', tls: {insecure_skip_verify: true}}}\n", "certificates are not verified"),
         ("upstreams: {a: {url: 'http://x', max_in_flight: 200}}\n", "`max_in_flight` is more than `max_connections`"),
-        (UPSTREAM + "endpoints: [{concurrency: 300}]\n", "`concurrency` is more than `server.max_in_flight`"),
+        (UPSTREAM + "endpoints: [{concurrency: 3000}]\n", "`concurrency` is more than `server.max_in_flight`"),
     ],
 )
 def test_settings_that_defeat_others_are_warnings(tmp_path: Path, text: str, expected: str) -> None:

@@ -160,7 +160,7 @@ class NativeAnswer:
 
     def eof_received(self) -> None:
         """The server sends nothing more, as it should after a body that nothing else ends."""
-        if self.has_head and self._to_close and self._error is None:
+        if self.has_head and self._to_close and self._error is None and self._connection.has_ended_cleanly():
             self._finish()
             self._connection.end(self, reusable=False)
         else:

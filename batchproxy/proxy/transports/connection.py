@@ -6,6 +6,7 @@ Knows: the asyncio transport, back-pressure, time. Must not know: what an answer
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -85,6 +86,20 @@ class Connection(asyncio.Protocol):
         if self.answer is not None:
             self.answer.eof_received()
         return False  # the transport closes itself, and the rest is up to `connection_lost`
+
+    def has_ended_cleanly(self) -> bool:
+        """Whether the end was the server's word: over TLS anybody could cut the connection below (RFC 8446, 6.1)."""
+        assert self._transport is not None
+        tls = self._transport.get_extra_info("ssl_object")
+        if tls is None:
+            return True
+        try:
+            tls.read(1)
+        except ssl.SSLZeroReturnError:
+            return True
+        except ssl.SSLError:
+            return False
+        return True
 
     def pause_writing(self) -> None:
         self._is_full = True

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
@@ -41,6 +42,7 @@ from .tls import tls_context
 
 logger = logging.getLogger("batchproxy")
 
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _WITH_CONTENT = frozenset({"POST", "PUT", "PATCH"})
 # How httpcore says that an exchange ended before its answer began: an HTTP/1.1 connection, and one or all of HTTP/2.
 _NO_ANSWER = ("Server disconnected", "StreamReset", "ConnectionTerminated")
@@ -240,6 +242,11 @@ class HttpxAnswer:
             raise self._error(BAD_RESPONSE, f"status {self.status}")
         if sum(len(name) + len(value) for name, value in self.headers) > settings.max_response_header_bytes:
             raise self._error(BAD_RESPONSE, "the head is too large")
+        names = [name for name, _ in self.headers]
+        if b"transfer-encoding" in names and b"content-length" in names:
+            raise self._error(BAD_RESPONSE, "a length and a transfer coding")
+        if any(_CONTROL.search(value) for _, value in self.headers):
+            raise self._error(BAD_RESPONSE, "a control character in a header")
         length = self._length()
         if settings.max_response_bytes is not None and length is not None and length > settings.max_response_bytes:
             raise self._error(TOO_LARGE, f"the body has {length} bytes")
