@@ -430,26 +430,3 @@ async def test_many_at_once() -> None:
 
     async with websockets() as front:
         await asyncio.gather(*(talk(front, number) for number in range(20)))
-
-
-@on_a_loop
-async def test_a_client_that_reads_nothing_is_let_go() -> None:
-    """When nothing has moved for too long, both sides end, though the client takes not even the goodbye."""
-    ended = asyncio.Event()
-
-    async def flood(connection: ServerConnection) -> None:
-        try:
-            while True:
-                await connection.send(b"x" * 65536)
-        finally:
-            ended.set()
-
-    async with websockets(flood, settings={"timeouts": Timeouts(idle=0.2)}) as front:
-        reader, writer = await asyncio.open_connection(front.server.host, front.server.port, limit=1024)
-        writer.write(
-            b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        await reader.readuntil(b"\r\n\r\n")
-        await asyncio.wait_for(ended.wait(), 20)
-        writer.transport.abort()
