@@ -25,9 +25,17 @@ def set_up(level: str, form: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])
     # What uvicorn tells of its own life is told by us, in better order.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    server = logging.getLogger("uvicorn.error")
+    server.setLevel(logging.WARNING)
+    server.addFilter(_is_news)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """An answer that broke off is raised so that the server cuts the connection; why, has been logged already."""
+    raised = record.exc_info[0] if record.exc_info else None
+    return raised is None or raised.__name__ != "Broken"
 
 
 class _TextForm(logging.Formatter):

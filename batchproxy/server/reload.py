@@ -62,6 +62,7 @@ class Reloader:
         self._fleet = fleet
         self._lock = asyncio.Lock()
         self.loaded = loaded
+        self._at_start = loaded.config.server
         self.number = 1
         self.last = Verdict(True, True, 1, loaded.digest, warnings=list(loaded.warnings), at=time.time())
 
@@ -91,7 +92,7 @@ class Reloader:
         except Refused as refusal:
             return self._refused([str(refusal)])
         self.number += 1
-        warnings = [*loaded.warnings, *needs_restart(self.loaded.config.server, loaded.config.server)]
+        warnings = [*loaded.warnings, *needs_restart(self._at_start, loaded.config.server)]
         self.loaded = loaded
         return self._verdict(changed=True, warnings=warnings)
 
