@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ..engine.errors import SettingError
 from ..observe.logs import AccessLog, Lines, access_log
+from ..observe.loop_watch import LoopWatch
 from .config import Loaded
 from .http import HttpServer, main_server
 from .running import Process
@@ -56,6 +57,7 @@ class Alone:
         self._server: HttpServer
         self._serving: asyncio.Task[None]
         self._lines: Lines | None = None
+        self._watch = LoopWatch(asyncio.get_running_loop())
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def start(self, loaded: Loaded, number: int = 1) -> None:
@@ -78,6 +80,7 @@ class Alone:
             raise Refused(f"the server did not start: {self._serving.exception()!r}")
         # What is there now stays: the collector need not look at it again. Measured: a batch is never held up by it,
         # and an item that is passed on costs a tenth less.
+        self._watch.start()
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
@@ -115,6 +118,7 @@ class Alone:
         await self._server.stop(grace)
         await asyncio.wait({self._serving})
         await self._process.aclose()
+        self._watch.stop()
         if self._lines is not None:
             self._lines.close()
 
