@@ -78,9 +78,9 @@ class Alone:
             await asyncio.sleep(0.005)
         if self._serving.done():
             raise Refused(f"the server did not start: {self._serving.exception()!r}")
+        self._watch.start()
         # What is there now stays: the collector need not look at it again. Measured: a batch is never held up by it,
         # and an item that is passed on costs a tenth less.
-        self._watch.start()
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
