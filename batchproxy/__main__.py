@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 
+_LAST_STANDARD = 2
 _NEEDED = ("httptools", "httpx", "rich", "ruamel.yaml", "typer", "uvicorn", "watchfiles", "websockets")
 
 
 def main() -> None:
     """Runs the command line; exits with its code."""
+    _open_standard_streams()
     missing = [name for name in _NEEDED if not _is_there(name)]
     if missing:
         print(
@@ -20,6 +23,15 @@ def main() -> None:
     from .server.cli import run
 
     raise SystemExit(run())
+
+
+def _open_standard_streams() -> None:
+    """Where one is closed, the next file that is opened would take its place."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - it is open as long as the process lives
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _is_there(name: str) -> bool:

@@ -6,12 +6,14 @@ No value of a header, no query and no body is ever written.
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -25,6 +27,8 @@ NOTES = "batchproxy.notes"
 """In `scope["extensions"]`: a dict that the proxy fills with what is worth logging."""
 
 _MOST_WAITING = 10_000
+_MOST_OF_A_PATH = 2000
+_PIPE_BUF = getattr(select, "PIPE_BUF", 4096)
 _FLAGS = {
     429: "RL",
     403: "NP",
@@ -42,6 +46,10 @@ class Lines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        try:
+            self._descriptor: int | None = stream.fileno()
+        except (OSError, ValueError):
+            self._descriptor = None  # no file, but something in memory
         self._waiting: deque[bytes] = deque()
         self._dropped = 0
         self._something = threading.Condition()
@@ -76,11 +84,31 @@ class Lines:
             if dropped:
                 lines.append(_encoded({"ts": _now(), "level": "warning", "msg": "log.dropped", "lines": dropped}))
             try:
-                self._stream.buffer.write(b"".join(line + b"\n" for line in lines))
-                self._stream.flush()
+                for piece in _pieces(lines):
+                    self._write_piece(piece)
             except (OSError, ValueError):
                 # Nobody reads any more; serving goes on.
                 return
+
+    def _write_piece(self, piece: bytes) -> None:
+        if self._descriptor is None:
+            self._stream.buffer.write(piece)
+            self._stream.flush()
+            return
+        while piece:
+            piece = piece[os.write(self._descriptor, piece) :]
+
+
+def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Whole lines, as many as several writers can put into one pipe without mixing them (POSIX, `PIPE_BUF`)."""
+    piece = b""
+    for line in lines:
+        if piece and len(piece) + len(line) >= _PIPE_BUF:
+            yield piece
+            piece = b""
+        piece += line + b"\n"
+    if piece:
+        yield piece
 
 
 class AccessLog:
@@ -122,9 +150,10 @@ class AccessLog:
             "level": "info",
             "msg": "request" if batch is None else "batch",
             "request_id": notes["request_id"] if batch is None else batch.request_id,
-            "client.address": None if scope.get("client") is None else scope["client"][0],
+            # As the entrance has found out; else whoever is connected.
+            "client.address": notes.get("client") or (scope["client"][0] if scope.get("client") else None),
             "http.request.method": scope.get("method", "WEBSOCKET"),
-            "url.path": (scope.get("raw_path") or scope["path"].encode()).decode("latin-1"),
+            "url.path": (scope.get("raw_path") or scope["path"].encode())[:_MOST_OF_A_PATH].decode("latin-1"),
             "http.response.status_code": status,
             "duration_ms": round((time.monotonic() - began) * 1000, 3),
             "bytes_out": seen.size,
@@ -155,7 +184,7 @@ class AccessLog:
             "item.index": event.item.index,
             "item.id": event.item.id,
             "http.request.method": event.item.method,
-            "url.path": event.item.path.decode("latin-1") or None,
+            "url.path": event.item.path[:_MOST_OF_A_PATH].decode("latin-1") or None,
             "http.response.status_code": result.status,
             "duration_ms": round(event.elapsed * 1000, 3),
             "bytes_out": len(result.body),

@@ -10,7 +10,7 @@ import sys
 
 import msgspec
 
-from .logs import printable
+from .logs import Lines, printable
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _NOISY = ("watchfiles", "httpx", "httpcore", "websockets", "asyncio")
@@ -19,7 +19,9 @@ _NOISY = ("watchfiles", "httpx", "httpcore", "websockets", "asyncio")
 def set_up(level: str, form: str) -> None:
     """Everything that is logged goes to standard error; `form` is `json`, `console`, or `auto` for what fits there."""
     is_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
+    global _lines
+    _lines = Lines(sys.stderr)
+    handler = _Handler(_lines)
     handler.setFormatter(_JsonForm() if is_json else _TextForm())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -30,6 +32,29 @@ def set_up(level: str, form: str) -> None:
     server.addFilter(_is_news)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+_lines: Lines | None = None
+
+
+class _Handler(logging.Handler):
+    """Hands over to a thread: standard error that nobody reads must not stop the loop."""
+
+    def __init__(self, lines: Lines) -> None:
+        super().__init__()
+        self._out = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._out.put(self.format(record).encode("utf-8", "backslashreplace"))
+        except Exception:
+            self.handleError(record)
+
+
+def close_log(patience: float = 2.0) -> None:
+    """Returns when all has been written, or after so many seconds."""
+    if _lines is not None:
+        _lines.close(patience)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -18,7 +18,7 @@ from ..engine.routing import without_port
 from ..engine.settings import KiB, strings
 from .addresses import is_host
 from .forwarding import Forwarding, Pairs
-from .problem import CLOSE, Problem, answer, answer_handshake
+from .problem import CLOSE, Problem, answer, answer_handshake, notes_of
 
 _HOST_PATTERN = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_.\-]*[a-z0-9_])?|\[[0-9a-f:.]+\]")
 # The message cannot be framed, or reach anybody, without these: nobody can list them away.
@@ -64,6 +64,8 @@ class Entrance:
         problem = self._problem(scope)
         if problem is None:
             entered = self.forwarding.applied({**scope, "headers": end_to_end(scope["headers"], kind == "websocket")})
+            if entered.get("client"):
+                notes_of(entered)["client"] = entered["client"][0]
             await self.app(entered, receive, send)
         elif kind == "http":
             await answer(problem, scope, send)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from ipaddress import ip_address
 from typing import Any, Protocol
 
 import msgspec
@@ -27,6 +28,8 @@ class Health(Protocol):
     is_draining: bool
 
     async def unavailable(self) -> set[str]: ...
+
+    async def is_serving(self) -> bool: ...
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -97,6 +100,8 @@ class Admin:
                     404, "not_found", f"There are {', '.join(sorted({known for _, known in self._pages}))}."
                 )
             return _problem(405, "method_not_allowed", f"Allowed: {allowed[0]}.", (b"allow", allowed[0].encode()))
+        if method == "POST" and _is_of_a_page(headers):
+            return _problem(403, "cross_site", "A page in a browser may not do this.")
         if path not in _HEALTH and not self._is_let_in(headers.get(b"authorization", "")):
             challenge = (b"www-authenticate", b"Bearer")
             return _problem(401, "unauthorized", "Send the token: Authorization: Bearer …", challenge)
@@ -104,7 +109,8 @@ class Admin:
 
     def _knows(self, host: str) -> bool:
         # Against names that a page in a browser makes point here (DNS rebinding).
-        return without_port(host.lower()) in self._hosts
+        name = without_port(host.lower())
+        return name in self._hosts or _is_loopback(name)
 
     def _is_let_in(self, authorization: str) -> bool:
         if self._token is None:
@@ -122,11 +128,13 @@ class Admin:
 
     async def _readyz(self, verbose: bool) -> Answer:
         config = self._reloader.loaded.config
-        out = await self._health.unavailable() if self._health.is_started else set()
+        is_up = self._health.is_started and not self._health.is_draining
+        accepts = is_up and await self._health.is_serving()
+        out = await self._health.unavailable() if accepts else set()
         required = {name for name in out if name in config.upstreams and config.upstreams[name].required}
         checks = {
             "started": "pass" if self._health.is_started else "fail",
-            "accepting": "fail" if self._health.is_draining else "pass",
+            "accepting": "pass" if accepts else "fail",
             "config": "pass" if self._reloader.last.accepted else "warn",
             "upstreams": "fail" if required else "warn" if out else "pass",
         }
@@ -144,6 +152,17 @@ class Admin:
     async def _reload(self, verbose: bool) -> Answer:
         verdict: Verdict = await self._reloader.reload("admin")
         return _json(200 if verdict.accepted else 422, verdict)
+
+
+def _is_of_a_page(headers: Mapping[bytes, str]) -> bool:
+    return b"origin" in headers or headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin")
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _status(status: str, more: dict[str, Any]) -> Answer:

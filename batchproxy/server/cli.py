@@ -6,6 +6,7 @@ when it runs, so that help is quick.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Annotated
@@ -74,8 +75,9 @@ def everything(
 def run() -> int:
     """Runs the command line with the arguments of the process; returns the exit code."""
     # Guards and transports of the user's own are named in the configuration, and lie where the user is.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    with contextlib.suppress(OSError):
+        # Last, so that a file which lies there is never taken for a part of ours.
+        sys.path.append(os.getcwd())
     try:
         app(prog_name="batchproxy")
     except SystemExit as end:

@@ -31,6 +31,9 @@ class Fleet(Protocol):
     async def state(self) -> list[dict[str, Any]]:
         """What each of them looks like."""
 
+    async def is_serving(self) -> bool:
+        """Whether there is anybody who answers requests."""
+
     async def unavailable(self) -> set[str]:
         """Upstreams that have no healthy address, as all of them see it."""
 
@@ -67,8 +70,8 @@ class Alone:
             log, self._lines = access_log(settings.log.format, items=settings.log.items)
         try:
             self._process = Process(loaded, number, access_log=log)
-        except SettingError as error:
-            raise Refused(str(error)) from None
+        except Exception as fault:
+            raise Refused(_told(fault)) from fault
         self._server = main_server(self._process, settings)
         self._serving = asyncio.get_running_loop().create_task(
             self._server.serve(sockets=[self._listening]), name="batchproxy server"
@@ -93,15 +96,18 @@ class Alone:
     async def apply(self, loaded: Loaded, number: int) -> None:
         try:
             self._process.apply(loaded, number)
-        except SettingError as error:
-            raise Refused(str(error)) from None
+        except Exception as fault:
+            raise Refused(_told(fault)) from fault
 
     def check(self, loaded: Loaded) -> None:
         """Whether `apply` would work. Raises `Refused`."""
         try:
             self._process.check(loaded)
-        except SettingError as error:
-            raise Refused(str(error)) from None
+        except Exception as fault:
+            raise Refused(_told(fault)) from fault
+
+    async def is_serving(self) -> bool:
+        return not self._serving.done()
 
     async def state(self) -> list[dict[str, Any]]:
         return [self._process.state()]
@@ -126,3 +132,8 @@ class Alone:
         self._server.force_exit = True
         if self._lines is not None:
             self._lines.close(0.2)
+
+
+def _told(fault: Exception) -> str:
+    """Transports and guards of the operator's own may raise anything when they are made."""
+    return str(fault) if isinstance(fault, SettingError) else f"{type(fault).__name__}: {fault}"

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
@@ -187,7 +188,13 @@ def _unix(path: str) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Removes a socket file that nobody listens on any more. Raises `OSError` if somebody does."""
+    """Removes a socket file that nobody listens on any more. Raises `OSError` if somebody does, or for another file."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EEXIST, "there is a file of that name, and it is no socket")
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as trial:
         try:
             trial.connect(path)

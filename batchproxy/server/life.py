@@ -14,10 +14,9 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from ..observe.process_log import set_up
+from ..observe.process_log import close_log, set_up
 from .admin import Admin
 from .config import ConfigErrors, Loaded
 from .fleet import Alone, Fleet, Refused
@@ -51,7 +50,8 @@ def serve(load: Callable[[], Loaded]) -> int:
         return FAILED
     finally:
         for each in listening.values():
-            _close(each)
+            each.close()
+        close_log()
 
 
 # Listening
@@ -74,16 +74,32 @@ def _bound(name: str, listener: Listener) -> socket.socket:
         return bound(listener)
     except OSError as fault:
         where = listener.socket or f"{listener.host}:{listener.port}"
+        if listener.descriptor is not None:
+            where = f"fd:{listener.descriptor}"
         advice = "; another address or `off` can be set" if name == "admin" else ""
         raise _NotBound(f"server.{name}: {where}: {fault.strerror or fault}{advice}") from None
 
 
-def _close(listening: socket.socket) -> None:
-    if listening.fileno() >= 0 and listening.family == socket.AF_UNIX:
-        name = listening.getsockname()
+SocketFiles: TypeAlias = dict[str, tuple[int, int]]
+"""Files of unix sockets that we have made, and which they are: not those of sockets that were handed to us."""
+
+
+def _socket_files(loaded: Loaded) -> SocketFiles:
+    found: SocketFiles = {}
+    for _, listener in _listeners(loaded):
+        if listener.socket is not None:
+            status = os.stat(listener.socket)
+            found[listener.socket] = (status.st_dev, status.st_ino)
+    return found
+
+
+def _remove(files: SocketFiles) -> None:
+    """Unless somebody else has taken the name meanwhile."""
+    for path, which in files.items():
         with contextlib.suppress(OSError):
-            Path(name).unlink(missing_ok=True)
-    listening.close()
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) == which:
+                os.unlink(path)
 
 
 # Living
@@ -91,7 +107,7 @@ def _close(listening: socket.socket) -> None:
 
 async def _live(load: Callable[[], Loaded], loaded: Loaded, listening: dict[str, socket.socket]) -> int:
     main = listening["listen"]
-    paths = [each.getsockname() for each in listening.values() if each.family == socket.AF_UNIX]
+    files = _socket_files(loaded)
     where = address_of(main, tls=loaded.config.server.tls_certificate is not None)
     fleet: Fleet
     if loaded.config.server.workers > 1:
@@ -100,19 +116,18 @@ async def _live(load: Callable[[], Loaded], loaded: Loaded, listening: dict[str,
         fleet = Workers(main, loaded.config.server.workers)
     else:
         fleet = Alone(main)
-    life = _Life(load, loaded, fleet)
+    life = _Life(load, loaded, fleet, files)
     try:
         return await life.live(where, listening.get("admin"))
     finally:
-        for path in paths:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+        _remove(files)
 
 
 class _Life:
     """Start, run, drain, stop."""
 
-    def __init__(self, load: Callable[[], Loaded], loaded: Loaded, fleet: Fleet) -> None:
+    def __init__(self, load: Callable[[], Loaded], loaded: Loaded, fleet: Fleet, files: SocketFiles) -> None:
+        self._files = files
         self._loop = asyncio.get_running_loop()
         self._fleet = fleet
         self._server = loaded.config.server
@@ -120,6 +135,7 @@ class _Life:
         self._asked: asyncio.Future[int] = self._loop.create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._admin: HttpServer | None = None
+        self._reloads_waiting = 0
         self.is_started = False
         self.is_draining = False
 
@@ -145,6 +161,9 @@ class _Life:
     async def unavailable(self) -> set[str]:
         return await self._fleet.unavailable()
 
+    async def is_serving(self) -> bool:
+        return await self._fleet.is_serving()
+
     def _administer(self, listening: socket.socket | None) -> asyncio.Task[None] | None:
         if listening is None:
             return None
@@ -167,6 +186,7 @@ class _Life:
             logger.error("serving.failed: %s", self._fleet.failed.result())
             return FAILED
         self.is_draining = True
+        self._reloader.is_closed = True
         notify_manager("STOPPING=1")
         server = self._reloader.loaded.config.server
         grace, delay = server.grace, server.drain_delay
@@ -193,12 +213,24 @@ class _Life:
             return
         logger.warning("stopping.at_once: told twice to stop")
         self._fleet.kill()
-        _leave_at_once()
+        _remove(self._files)
+        close_log(0.2)
+        os._exit(FAILED)
 
     def _reload_asked(self) -> None:
+        if self._reloads_waiting:
+            # One that has not begun reads all that is there by then.
+            return
+        self._reloads_waiting += 1
         notify_manager("RELOADING=1")
-        task = self._spawn(self._reloader.reload("SIGHUP"), "batchproxy reload")
+        task = self._spawn(self._reload(), "batchproxy reload")
         task.add_done_callback(lambda _: notify_manager("READY=1"))
+
+    async def _reload(self) -> None:
+        # What else was asked for in this turn of the loop is the same.
+        await asyncio.sleep(0)
+        self._reloads_waiting -= 1
+        await self._reloader.reload("SIGHUP")
 
     def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = self._loop.create_task(work, name=name)
@@ -210,11 +242,6 @@ class _Life:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("task.failed: %s", task.get_name(), exc_info=task.exception())
-
-
-def _leave_at_once() -> None:
-    sys.stderr.flush()
-    os._exit(FAILED)
 
 
 def notify_manager(state: str) -> None:

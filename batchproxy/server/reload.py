@@ -63,6 +63,9 @@ class Reloader:
         self._lock = asyncio.Lock()
         self.loaded = loaded
         self._at_start = loaded.config.server
+        self._certificate = fingerprint(_tls_files(loaded.config.server))
+        self.is_closed = False
+        """Set when the process stops: nothing is reloaded any more."""
         self.number = 1
         self.last = Verdict(True, True, 1, loaded.digest, warnings=list(loaded.warnings), at=time.time())
 
@@ -82,6 +85,8 @@ class Reloader:
         return verdict
 
     async def _attempt(self) -> Verdict:
+        if self.is_closed:
+            return self._refused(["the process is stopping"])
         try:
             loaded = await asyncio.to_thread(self._load)
             if loaded.digest == self.loaded.digest:
@@ -91,8 +96,14 @@ class Reloader:
             return self._refused([str(each) for each in errors.errors])
         except Refused as refusal:
             return self._refused([str(refusal)])
+        except Exception as fault:
+            # A guard or transport of the operator's own may raise anything; serving, and watching, go on.
+            logger.exception("config.failed: what the configuration names could not be made")
+            return self._refused([f"{type(fault).__name__}: {fault}"])
         self.number += 1
         warnings = [*loaded.warnings, *needs_restart(self._at_start, loaded.config.server)]
+        if fingerprint(_tls_files(self._at_start)) != self._certificate:
+            warnings.append("server.tls_certificate or its key is another one now, and needs a restart")
         self.loaded = loaded
         return self._verdict(changed=True, warnings=warnings)
 
@@ -117,6 +128,10 @@ class Reloader:
             if self.loaded.files != files:
                 files = self.loaded.files
                 seen = fingerprint(files)
+
+
+def _tls_files(server: Server) -> tuple[Path, ...]:
+    return tuple(Path(name) for name in (server.tls_certificate, server.tls_key) if name is not None)
 
 
 def needs_restart(before: Server, after: Server) -> list[str]:

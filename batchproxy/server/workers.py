@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import pickle
@@ -29,6 +30,8 @@ logger = logging.getLogger("batchproxy")
 
 _START_PATIENCE = 30.0
 _ANSWER_PATIENCE = 5.0
+_PROBE_PATIENCE = 1.0
+_SILENT = "a worker died of it, or did not answer"
 _LONGEST_PAUSE = 30.0
 _LENGTH = struct.Struct("!I")
 
@@ -71,24 +74,34 @@ class Workers:
             pause = 0.1 if time.monotonic() - began > _LONGEST_PAUSE else min(pause * 2, _LONGEST_PAUSE)
             while not self._stopping:
                 await asyncio.sleep(pause)
+                loaded, number = self._loaded, self._number
                 try:
-                    await worker.start(self._loaded, self._number)
+                    await worker.start(loaded, number)
                     logger.info("worker.replaced: worker=%d pid=%s", worker.index, worker.pid)
+                    if number != self._number:
+                        # A reload came while it began: the next one begins with that.
+                        worker.kill()
                     break
                 except Refused as refusal:
                     logger.error("worker.refused: worker=%d %s", worker.index, refusal)
                     pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def apply(self, loaded: Loaded, number: int) -> None:
-        prepared = await asyncio.gather(*(worker.ask("prepare", (loaded, number)) for worker in self._workers))
-        refusals = [each for each in prepared if isinstance(each, str)]
-        if refusals:
-            await asyncio.gather(*(worker.ask("forget", None) for worker in self._workers))
-            raise Refused(refusals[0])
+        try:
+            pickle.dumps(loaded)
+        except Exception as fault:
+            raise Refused(f"it cannot be handed to workers: {type(fault).__name__}: {fault}") from None
+        # Those that are not there begin with what is new.
+        present = [worker for worker in self._workers if worker.is_connected]
+        prepared = await asyncio.gather(*(worker.ask("prepare", (loaded, number)) for worker in present))
+        refusals = [each if isinstance(each, str) else _SILENT for each in prepared if each is not True]
+        if refusals or self._stopping:
+            await asyncio.gather(*(worker.ask("forget", None) for worker in present))
+            raise Refused(refusals[0] if refusals else "the process is stopping")
         self._loaded, self._number = loaded, number
         committed = await asyncio.gather(*(worker.ask("commit", None) for worker in self._workers))
         for worker, answer in zip(self._workers, committed, strict=True):
-            if answer is not True:
+            if answer is not True and not self._stopping:
                 # Silent, or begun meanwhile with the last configuration: the one that takes its place has the new one.
                 worker.kill()
 
@@ -99,8 +112,12 @@ class Workers:
             for worker, state in zip(self._workers, states, strict=True)
         ]
 
+    async def is_serving(self) -> bool:
+        return any(worker.is_connected for worker in self._workers)
+
     async def unavailable(self) -> set[str]:
-        answers = await asyncio.gather(*(worker.ask("unavailable", None) for worker in self._workers))
+        asked = (worker.ask("unavailable", None, patience=_PROBE_PATIENCE) for worker in self._workers)
+        answers = await asyncio.gather(*asked)
         found = [each for each in answers if isinstance(each, set)]
         return set.intersection(*found) if found else set()
 
@@ -113,6 +130,8 @@ class Workers:
         self._stopping = True
         for worker in self._workers:
             worker.tell("stop", grace)
+        # As long as anybody has it open, the system takes connections that nobody will answer.
+        self._listening.close()
         for minder in self._minders:
             minder.cancel()
         endings = [self._loop.create_task(worker.ended()) for worker in self._workers]
@@ -138,7 +157,10 @@ class Worker:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._lock = asyncio.Lock()
+        self._questions = itertools.count()
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._listener: asyncio.Task[None] | None = None
+        self.is_connected = False
 
     async def start(self, loaded: Loaded, number: int) -> None:
         """Raises `Refused`."""
@@ -146,37 +168,53 @@ class Worker:
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",
                 "-m",
                 "batchproxy.server.workers",
                 str(self._listening.fileno()),
                 str(theirs.fileno()),
                 pass_fds=(self._listening.fileno(), theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)},
             )
         self.pid = self._process.pid
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
+        self._listener = asyncio.get_running_loop().create_task(self._listen(self._reader))
         answer = await self.ask("start", (loaded, number), patience=_START_PATIENCE)
+        self.is_connected = answer is True
         if answer is not True:
             self.kill()
             raise Refused(str(answer or "a worker did not start in time"))
 
     async def ask(self, what: str, more: Any, *, patience: float = _ANSWER_PATIENCE) -> Any:
-        """The worker's answer; None if it does not answer in time, or has died."""
-        async with self._lock:
-            self.tell(what, more)
-            if self._reader is None:
-                return None
-            try:
-                async with asyncio.timeout(patience):
-                    return await _received(self._reader)
-            except (TimeoutError, asyncio.IncompleteReadError, OSError):
-                # What it answers later would be taken for the next answer.
-                self._hang_up()
-                return None
+        """The worker's answer; None if it does not answer in time, or has died. What comes too late is dropped."""
+        if self._writer is None:
+            return None
+        number = next(self._questions)
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        self.tell(what, more, number)
+        try:
+            async with asyncio.timeout(patience):
+                return await answer
+        except TimeoutError:
+            return None
+        finally:
+            self._asked.pop(number, None)
 
-    def tell(self, what: str, more: Any) -> None:
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while True:
+                number, answer = await _received(reader)
+                if number in self._asked and not self._asked[number].done():
+                    self._asked[number].set_result(answer)
+        except (asyncio.IncompleteReadError, OSError):
+            for waiting in self._asked.values():
+                if not waiting.done():
+                    waiting.set_result(None)
+
+    def tell(self, what: str, more: Any, number: int = -1) -> None:
         if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(_packed((what, more)))
+            self._writer.write(_packed((number, what, more)))
 
     async def ended(self) -> int | None:
         if self._process is None:
@@ -186,6 +224,13 @@ class Worker:
         return code
 
     def _hang_up(self) -> None:
+        self.is_connected = False
+        if self._listener is not None:
+            self._listener.cancel()
+            self._listener = None
+        for waiting in self._asked.values():
+            if not waiting.done():
+                waiting.set_result(None)
         if self._writer is not None:
             self._writer.close()
         self._reader = self._writer = None
@@ -224,7 +269,7 @@ class _Serving:
         self._reader, self._writer = await asyncio.open_connection(sock=self._line)
         while True:
             try:
-                what, more = await _received(self._reader)
+                number, what, more = await _received(self._reader)
             except (asyncio.IncompleteReadError, OSError):
                 logger.error("worker.orphaned: the parent is gone")
                 await self._fleet.stop(0.0)
@@ -235,7 +280,7 @@ class _Serving:
             if what == "drain":
                 self._fleet.drain()
                 continue
-            self._writer.write(_packed(await self._answer(what, more)))
+            self._writer.write(_packed((number, await self._answer(what, more))))
             await self._writer.drain()
 
     async def _answer(self, what: str, more: Any) -> Any:

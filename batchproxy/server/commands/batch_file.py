@@ -33,8 +33,8 @@ def read(file: Path) -> bytes:
 
 def header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
-    if not colon or not name.strip() or not text.isprintable():
-        fail(Code.USAGE, f"--header {escaped(text)}: expected NAME:VALUE")
+    if not colon or not name.strip() or not (text.isprintable() and text.isascii()):
+        fail(Code.USAGE, f"--header {escaped(text)}: expected NAME:VALUE in ASCII")
     return name.strip(), value.strip()
 
 

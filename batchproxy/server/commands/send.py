@@ -42,7 +42,7 @@ def send(
     Examples:
       batchproxy send batch.json
       echo '[{"path": "/users/1"}, {"path": "/users/2"}]' | batchproxy send -
-      batchproxy send batch.json --stream -H 'Authorization: Bearer …'
+      batchproxy send batch.json --stream -H 'Authorization: Bearer TOKEN'
       batchproxy send batch.json --json | jq .summary
 
     Exit codes: 0 all items succeeded; 4 some item failed (status of 400 or above), or the whole batch was refused;

@@ -212,6 +212,9 @@ def _upstreams(root: Node, config: Config, report: Report) -> None:
                 # Whatever the module raises, it is this line that cannot be followed.
                 message = f"`transport` cannot be imported, {type(fault).__name__}: {fault}"
                 report.error(place(root, *at, "transport"), message)
+        if upstream.required and upstream.health_check is None:
+            message = "`required` says nothing without a `health_check`, by which it is known whether it is well"
+            report.error(place(root, *at, "required"), message)
         if upstream.tls.insecure_skip_verify:
             message = "certificates are not verified: whoever is in between can read and change everything"
             report.warn(place(root, *at, "tls", "insecure_skip_verify"), message)

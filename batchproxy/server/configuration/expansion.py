@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from .located import Report, brief, suggestion
+from .located import Report, brief, is_secret_key, suggestion
 from .node import REPORTED, Node
 
 _PART = re.compile(r"\$(?:\$|\{([^{}]*)\})?")
@@ -65,6 +65,8 @@ class Expansion:
             self._report.error(node.origin, f"this `${{…}}` cannot be read, {expected}")
             return ""
         value, rest = self._environment.get(name[0]), inside[name.end() + 2 :]
+        if is_secret_key(name[0]):
+            node.secret = True
         if operator and not value:
             if operator == ":-":
                 return rest

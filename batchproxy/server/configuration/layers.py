@@ -14,7 +14,9 @@ from .node import Node
 from .shapes import Shape, keys
 
 PREFIX = "BATCHPROXY_"
-OTHER_VARIABLES = frozenset({"BATCHPROXY_CONFIG", "BATCHPROXY_UPSTREAM", "BATCHPROXY_ADMIN", "BATCHPROXY_TOKEN"})
+OTHER_VARIABLES = frozenset(
+    {"BATCHPROXY_CONFIG", "BATCHPROXY_UPSTREAM", "BATCHPROXY_ADMIN", "BATCHPROXY_TOKEN", "BATCHPROXY_URL"}
+)
 """Variables that the command line reads, and that name no key."""
 
 # What Kubernetes sets in every container beside a Service called `batchproxy` or `batchproxy-…`.
