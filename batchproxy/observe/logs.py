@@ -238,8 +238,13 @@ def _request_id(given: bytes) -> str:
     return text if 0 < len(text) <= 128 and text.isascii() and text.isprintable() else uuid.uuid4().hex
 
 
+def moment(seconds: float) -> str:
+    """A time of the wall clock as logs have it (RFC 3339)."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment(time.time())
 
 
 # Forms

@@ -10,7 +10,7 @@ import sys
 
 import msgspec
 
-from .logs import Lines, printable
+from .logs import Lines, moment, printable
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _NOISY = ("watchfiles", "httpx", "httpcore", "websockets", "asyncio")
@@ -73,7 +73,7 @@ class _TextForm(logging.Formatter):
 class _JsonForm(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event, _, detail = record.getMessage().partition(":")
-        line = {"ts": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"), "level": record.levelname.lower(), "msg": event}
+        line = {"ts": moment(record.created), "level": record.levelname.lower(), "msg": event}
         line["logger"] = record.name
         if detail.strip():
             line["detail"] = detail.strip()

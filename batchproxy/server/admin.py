@@ -144,7 +144,8 @@ class Admin:
     # Looking on
 
     async def _config(self, verbose: bool) -> Answer:
-        return Answer(200, shown(self._reloader.loaded).encode(), b"application/yaml")
+        pending = "".join(f"# {each}\n" for each in self._reloader.pending)
+        return Answer(200, (pending + shown(self._reloader.loaded)).encode(), b"application/yaml")
 
     async def _upstreams(self, verbose: bool) -> Answer:
         return _json(200, {"generation": self._reloader.number, "workers": await self._state()})

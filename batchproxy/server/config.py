@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .configuration.checking import BROKEN, Checking
+from .configuration.checking import Checking
 from .configuration.crossing import cross_check
 from .configuration.expansion import Expansion
 from .configuration.files import check_files
@@ -21,7 +21,7 @@ from .configuration.node import Node
 from .configuration.printing import digest, shown_tree
 from .configuration.reading import MOST_BYTES, read
 from .configuration.schema import schema
-from .settings import Config
+from .settings import Config, Server
 
 __all__ = ["ConfigErrors", "Loaded", "Located", "Origin", "load", "rendered", "schema", "shown"]
 
@@ -67,7 +67,7 @@ def load(
     checking = Checking(report, folder)
     config = checking.build(Config, root, place=Origin("file", report.file, 1, 1) if path else DEFAULT)
     check_files(checking.files, report)
-    cross_check(root, config if config is not BROKEN else None, report)
+    _cross_check(root, checking, report)
     if report.errors:
         raise ConfigErrors(report.located_errors())
     own = () if path is None else (path.absolute(),)
@@ -85,6 +85,14 @@ def load(
 def shown(loaded: Loaded) -> str:
     """The merged configuration as YAML: each value with where it came from behind it, secrets masked."""
     return shown_tree(loaded.config, loaded.tree, loaded.origins)
+
+
+def _cross_check(root: Node, checking: Checking, report: Report) -> None:
+    """A mistake in one section hides none in the others, nor between them."""
+    config, wrong = checking.partial.get(Config, (None, frozenset()))
+    if config is not None and "server" in wrong and Server in checking.partial:
+        config = replace(config, server=checking.partial[Server][0])
+    cross_check(root, config, report, wrong=wrong)
 
 
 def _read(path: Path, report: Report) -> Node | None:

@@ -107,6 +107,11 @@ class Reloader:
         self.loaded = loaded
         return self._verdict(changed=True, warnings=warnings)
 
+    @property
+    def pending(self) -> list[str]:
+        """What the configuration says and the process does not do before it is started anew."""
+        return needs_restart(self._at_start, self.loaded.config.server)
+
     def _verdict(self, *, changed: bool, warnings: list[str] | None = None) -> Verdict:
         return Verdict(True, changed, self.number, self.loaded.digest, warnings=warnings or [], at=time.time())
 

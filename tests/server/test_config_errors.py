@@ -295,3 +295,17 @@ def test_bytes_that_are_no_text_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigErrors) as caught:
         load(path, environment={})
     assert places(caught.value.errors) == [(2, 12)]
+
+
+def test_a_mistake_in_one_section_hides_none_in_another(tmp_path: Path) -> None:
+    """Wrong values, duplicates and loops are told together, each where it is."""
+    file = tmp_path / "all.yaml"
+    file.write_text(
+        "server: {workers: two, listen: '127.0.0.1:8181'}\n"
+        "upstreams: {a: {url: 'http://127.0.0.1:8181'}, b: {url: 'http://127.0.0.1:9'}}\n"
+        "routes: [{path: /y, upstream: a},\n  {path: /y, upstream: b}]\n"
+        "endpoints: [{path: /batch},\n  {path: /batch, max_item: 4}]\n"
+    )
+    with pytest.raises(ConfigErrors) as errors:
+        load(file, environment={})
+    assert [each.line for each in errors.value.errors] == [1, 2, 4, 6, 6]

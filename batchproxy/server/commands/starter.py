@@ -72,4 +72,5 @@ def _full() -> str:
 
     # The schema lies beside our own example, not beside the user's file.
     lines = full().splitlines(keepends=True)
-    return "".join(line for line in lines if "yaml-language-server" not in line)
+    text = "".join(line for line in lines if "yaml-language-server" not in line)
+    return text.removeprefix("#\n")

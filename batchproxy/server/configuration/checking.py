@@ -29,6 +29,8 @@ class Checking:
         self._report = report
         self._folder = folder
         self.origins: dict[str, Origin] = {}
+        self.partial: dict[type[Any], tuple[Any, frozenset[str]]] = {}
+        """The last object of a class, defaults in the place of what is wrong, and the names of that."""
         self.files: list[tuple[str, Path, Node]] = []
 
     def build(self, settings: type[Any], node: Node | None, pointer: str = "", place: Origin = DEFAULT) -> Any:
@@ -86,6 +88,7 @@ class Checking:
                 broken.add(fault.setting)
                 del values[fault.setting]
             else:
+                self.partial[settings] = (made, frozenset(broken))
                 return BROKEN if broken else made
         return BROKEN
 

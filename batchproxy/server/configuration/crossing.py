@@ -6,7 +6,7 @@ hardly as they were meant, are warnings.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -26,16 +26,20 @@ _ENDPOINT_LIMITS = (
 )
 
 
-def cross_check(root: Node, config: Config | None, report: Report) -> None:
-    """Reports what is wrong between objects. `config` is there if each object by itself is right."""
+def cross_check(root: Node, config: Config | None, report: Report, *, wrong: Collection[str] = ()) -> None:
+    """Reports what is wrong between objects, but for the sections that are `wrong` by themselves."""
     if root.value is None or isinstance(root.value, dict):
         _names(root, report)
     if config is None:
         return
-    _endpoints(root, config, report)
-    _routes(root, config, report)
-    _upstreams(root, config, report)
-    _loops(root, config, report)
+    for section, check in (
+        ("endpoints", _endpoints),
+        ("routes", _routes),
+        ("upstreams", _upstreams),
+        ("upstreams", _loops),
+    ):
+        if section not in wrong:
+            check(root, config, report)
 
 
 def child(node: Node | None, *steps: str | int) -> Node | None:
