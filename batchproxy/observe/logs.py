@@ -160,6 +160,7 @@ class AccessLog:
         }
         if batch is not None:
             line |= {
+                "batch.id": None if batch.batch is None else batch.batch.id,
                 "batch.mode": "streamed" if batch.streamed else "buffered",
                 "batch.items": 0 if batch.batch is None else len(batch.batch.items),
                 "batch.failed": batch.failed,
@@ -181,6 +182,7 @@ class AccessLog:
             "level": "info",
             "msg": "item",
             "request_id": event.batch.caller.request_id or outer.get("request_id"),
+            "batch.id": event.batch.id,
             "item.index": event.item.index,
             "item.id": event.item.id,
             "http.request.method": event.item.method,
@@ -188,7 +190,7 @@ class AccessLog:
             "http.response.status_code": result.status,
             "duration_ms": round(event.elapsed * 1000, 3),
             "bytes_out": len(result.body),
-            "code": None if result.failure is None else result.failure.value,
+            "code": notes.get("code") if result.failure is None else result.failure.value,
             "upstream": notes.get("upstream"),
             "address": notes.get("address"),
             "attempts": notes.get("attempts"),

@@ -79,7 +79,7 @@ def reload(
     if status == 200:
         digest = answer.get("digest", "") if isinstance(answer, dict) else ""
         data(escaped(digest))
-        note("reloaded")
+        note("reloaded" if not isinstance(answer, dict) or answer.get("changed", True) else "unchanged")
         return
     errors = answer.get("errors") if isinstance(answer, dict) else None
     if status == 422:

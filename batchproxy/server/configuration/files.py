@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from .located import Report
 from .node import Node
 
 
-def check_files(files: Iterable[tuple[str, Path, Node]], report: Report) -> None:
+def check_files(files: Sequence[tuple[str, Path, Node]], report: Report) -> None:
     """`files` are by the pointers of their keys. Of a file that cannot be read, nothing further is said."""
     readable: dict[str, tuple[Path, Node]] = {}
     for pointer, path, node in files:
@@ -31,6 +31,9 @@ def check_files(files: Iterable[tuple[str, Path, Node]], report: Report) -> None
             key = readable.get(f"{folder}/{name.replace('certificate', 'key')}")
             if key is not None:
                 _check_pair(path, node, key[0], report)
+            elif not any(each.startswith(f"{folder}/") and each.endswith("key") for each, _, _ in files):
+                # The key may well be in the same file.
+                _check_pair(path, node, path, report)
 
 
 def _check_bundle(path: Path, node: Node, report: Report) -> None:
