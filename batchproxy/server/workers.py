@@ -175,7 +175,7 @@ class Worker:
                 str(theirs.fileno()),
                 pass_fds=(self._listening.fileno(), theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(each or os.getcwd() for each in sys.path)},
             )
         self.pid = self._process.pid
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
