@@ -9,6 +9,9 @@ import msgspec
 
 from .model import Batch, Item, Result
 
+NOTES = "batchproxy.notes"
+"""In `scope["extensions"]`: a dict that whoever writes the access log puts there, for a proxy behind it to fill."""
+
 
 class ItemEnded(msgspec.Struct, frozen=True):
     """`item` is as it was sent, values put in; `elapsed` is in seconds from its start, 0 if it never began.

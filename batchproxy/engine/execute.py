@@ -285,9 +285,7 @@ class Run:
             if self._emitter.backlog > WRITE_AHEAD:
                 await self._have_room(exchange)
             if not exchange.done:
-                exchange.begun = True
-                target = self._target
-                await target.app(target.scope(exchange.item, exchange.report), exchange.receive, exchange.send)
+                await exchange.call()
                 if not (exchange.done or exchange.has_reported):
                     self._log(exchange.item, None)
         # An item gets the fate that it would have alone: a server answers whatever the app raises, and lives on.

@@ -20,11 +20,8 @@ from typing import Any, TextIO
 
 import msgspec
 
-from ..engine.events import BatchEnded, ItemEnded
+from ..engine.events import NOTES, BatchEnded, ItemEnded
 from ..engine.model import ASGIApp, Message, Receive, Scope, Send
-
-NOTES = "batchproxy.notes"
-"""In `scope["extensions"]`: a dict that the proxy fills with what is worth logging."""
 
 _MOST_WAITING = 10_000
 _MOST_OF_A_PATH = 2000

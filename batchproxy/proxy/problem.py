@@ -14,14 +14,13 @@ from typing import Any
 import msgspec
 
 from ..engine.errors import Failure
+from ..engine.events import NOTES
 from ..engine.model import Headers, Scope, Send
 
 CLOSE = (b"connection", b"close")
 """The unread rest of a body cannot be told from the next request; for HTTP/1 alone."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=:@\-]{1,128}")
-NOTES = "batchproxy.notes"
-"""In `scope["extensions"]`: a dict that whoever writes the access log has put there, for us to fill."""
 
 
 class Problem(msgspec.Struct, frozen=True):

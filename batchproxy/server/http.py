@@ -109,10 +109,6 @@ class HttpServer(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
-    def stop_accepting(self) -> None:
-        for server in self.servers:
-            server.close()
-
 
 def main_server(app: ASGIApp, settings: Settings) -> HttpServer:
     """For the requests of clients."""
