@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import uvloop
@@ -22,32 +22,9 @@ from benchmarks.instructions import measure_instructions
 from benchmarks.memory import measure_a8
 from benchmarks.over_sockets import measure_a6, measure_a7
 from benchmarks.proxied import measure_b
-from benchmarks.readings import FULL, QUICK, Effort, Reading
+from benchmarks.readings import FULL, QUICK, Effort, Goal, Reading
 
 Measure = Callable[[Effort], Awaitable[list[Reading]]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Goal:
-    """A row of the table; with neither limit it is shown for what it tells."""
-
-    text: str
-    at_most: float | None = None
-    at_least: float | None = None
-
-    def verdict(self, figure: float) -> str:
-        """Whether the figure keeps the limit."""
-        if self.at_most is None and self.at_least is None:
-            return "shown"
-        kept = (self.at_most is None or figure <= self.at_most) and (self.at_least is None or figure >= self.at_least)
-        return "met" if kept else "short"
-
-    @property
-    def limit(self) -> str:
-        """The limit as it is printed."""
-        if self.at_most is not None:
-            return f"<= {self.at_most:g}"
-        return "" if self.at_least is None else f">= {self.at_least:g}"
 
 
 GOALS: Mapping[str, Goal] = {

@@ -1,5 +1,6 @@
 """What a measurement hands to the table."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.rounds import Ratio
@@ -12,6 +13,40 @@ class Reading:
     row: str
     ratio: Ratio
     detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """A row of the table; with neither limit it is shown for what it tells."""
+
+    text: str
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def verdict(self, figure: float) -> str:
+        """Whether the figure keeps the limit."""
+        if self.at_most is None and self.at_least is None:
+            return "shown"
+        kept = (self.at_most is None or figure <= self.at_most) and (self.at_least is None or figure >= self.at_least)
+        return "met" if kept else "short"
+
+    @property
+    def limit(self) -> str:
+        """The limit as it is printed."""
+        if self.at_most is not None:
+            return f"<= {self.at_most:g}"
+        return "" if self.at_least is None else f">= {self.at_least:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """How one quantity grows with another, for some sides: a plot, and the table behind it."""
+
+    name: str
+    title: str
+    x: str
+    y: str
+    series: Mapping[str, Sequence[tuple[float, float]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
