@@ -15,7 +15,7 @@ from .engine.events import Observer
 from .engine.execute import Run
 from .engine.in_flight import InFlight
 from .engine.model import ASGIApp, Receive, Scope, Send
-from .engine.target import EXTENSION, Mark
+from .engine.target import EXTENSION, Exchange, exchange_of
 from .entry import entry, is_layer, mount_of
 
 
@@ -68,17 +68,15 @@ class BatchMiddleware:
                 await _fail(self._error, scope, receive, send)
                 return
             self._look_at(scope)
-        extensions = scope.get("extensions")
-        mark = extensions.get(EXTENSION) if extensions else None
-        if extensions and mark is not None and not isinstance(mark, Mark):
+        exchange, extensions = exchange_of(scope), scope.get("extensions")
+        if exchange is None and extensions and EXTENSION in extensions:
             # Only an item of ours may say that it is one.
             scope = {**scope, "extensions": {key: value for key, value in extensions.items() if key != EXTENSION}}
-            mark = None
         endpoint = self._endpoint_at(scope) if scope["type"] == "http" else None
-        if endpoint is None or (mark is not None and scope["method"] != "POST"):
+        if endpoint is None or (exchange is not None and scope["method"] != "POST"):
             await self.app(scope, receive, send)
-        elif mark is not None:
-            await _refuse_nested(mark, send)
+        elif exchange is not None:
+            await _refuse_nested(exchange, send)
         else:
             await self._visit(endpoint, scope, receive, send)
 
@@ -159,6 +157,6 @@ async def _fail(error: SettingError, scope: Scope, receive: Receive, send: Send)
     await send({"type": "lifespan.startup.failed", "message": str(error)})
 
 
-async def _refuse_nested(mark: Mark, send: Send) -> None:
-    mark["report"](Failure.NESTED_BATCH, "An item may not be a batch.")
+async def _refuse_nested(exchange: Exchange, send: Send) -> None:
+    exchange.report(Failure.NESTED_BATCH, "An item may not be a batch.")
     await answer.whole(send, Failure.NESTED_BATCH.status, b"text/plain", b"", (), head=False)

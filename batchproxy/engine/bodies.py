@@ -47,6 +47,9 @@ class Kind(Enum):
     BINARY = 4
 
 
+_JSON = Kind.JSON  # an access to a member costs as much as a call
+
+
 @lru_cache(maxsize=512)
 def _kind(content_type: bytes) -> Kind:
     """Reads a `Content-Type` (RFC 9110, section 8.3.1); JSON types are those of the WHATWG MIME sniffing standard."""
@@ -77,10 +80,12 @@ def kind_of(headers: Headers) -> Kind:
 
 def as_json(meant: Kind, body: bytes, max_depth: int) -> tuple[bytes, str | None]:
     """A body as one JSON value, and the `body_encoding` that tells how to read it, if it needs telling."""
-    if meant is Kind.JSON:
+    if meant is _JSON:
         try:
             _parse(body)
-            if (body.isascii() or _utf8(body) is not None) and not is_deeper(body, max_depth):
+            # A level takes two bytes, so that short ones cannot be deep.
+            is_flat = len(body) <= 2 * max_depth or not is_deeper(body, max_depth)
+            if is_flat and (body.isascii() or _utf8(body) is not None):
                 return body, None
         except (msgspec.DecodeError, RecursionError):
             pass

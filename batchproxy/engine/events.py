@@ -45,7 +45,10 @@ class BatchEnded(msgspec.Struct, frozen=True):
 
 
 class Observer(Protocol):
-    """Told of every end, on the event loop: it must not block, and what it raises is logged and changes nothing."""
+    """Told of every end, on the event loop: it must not block, and what it raises is logged and changes nothing.
+
+    One that has an attribute `only_failures`, which is true, is told of failed items alone; the others cost less then.
+    """
 
     def item_ended(self, event: ItemEnded) -> None: ...
 

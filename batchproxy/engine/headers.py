@@ -237,11 +237,11 @@ def of_answer(headers: Iterable[tuple[bytes, bytes]], *, keep_length: bool) -> t
     length: int | None = None
     listed: set[bytes] | None = None
     for name, value in headers:
-        lower, is_special = _answer_names[name]
+        lower, is_special = ANSWER_NAMES[name]
         if type(value) is not bytes:
             value = bytes(value)
         if is_special:
-            if lower == b"connection":
+            if lower == b"connection" and value not in _LISTS_NOTHING:
                 listed = (listed or set()) | connection_options(((lower, value),))
             if lower != b"content-length":
                 continue
@@ -268,4 +268,6 @@ class _AnswerNames(dict[bytes, tuple[bytes, bool]]):
 
 
 _MOST_NAMES = 1024
-_answer_names = _AnswerNames()
+ANSWER_NAMES = _AnswerNames()
+# Of the values of `Connection`: the field that they name is left out anyway.
+_LISTS_NOTHING = frozenset({b"keep-alive", b"Keep-Alive"})

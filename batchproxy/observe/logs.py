@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TextIO
 
 import msgspec
@@ -24,6 +25,7 @@ from ..engine.events import NOTES, BatchEnded, ItemEnded
 from ..engine.model import ASGIApp, Message, Receive, Scope, Send
 
 _MOST_WAITING = 10_000
+_MOMENT = 0.02
 _MOST_OF_A_PATH = 2000
 _PIPE_BUF = getattr(select, "PIPE_BUF", 4096)
 _FLAGS = {
@@ -34,12 +36,18 @@ _FLAGS = {
     414: "LR",
     431: "LR",
 }
+# Of a status on a terminal, by its first digit: green, cyan, yellow, red.
+_COLOURS = {"2": "\x1b[32m", "3": "\x1b[36m", "4": "\x1b[33m", "5": "\x1b[31m"}
 _current: ContextVar[dict[str, Any] | None] = ContextVar("batchproxy_access_log", default=None)
 
 
 class Lines:
     """Writes lines from a thread of its own, so that a reader who is slow holds up nobody; beyond a bound they are
-    dropped, and counted."""
+    dropped, and counted.
+
+    Lines of one moment go out together: woken for each of them, the thread takes the interpreter from the event loop
+    every time. Measured under load, a tenth of all that the process spends.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -50,6 +58,7 @@ class Lines:
         self._waiting: deque[bytes] = deque()
         self._dropped = 0
         self._something = threading.Condition()
+        self._closing = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._write, name="batchproxy log", daemon=True)
         self._thread.start()
@@ -60,10 +69,12 @@ class Lines:
                 self._dropped += 1
             else:
                 self._waiting.append(line)
-                self._something.notify()
+                if len(self._waiting) == 1:
+                    self._something.notify()
 
     def close(self, patience: float = 2.0) -> None:
         """Returns when all has been written, or after so many seconds."""
+        self._closing.set()
         with self._something:
             self._closed = True
             self._something.notify()
@@ -74,6 +85,8 @@ class Lines:
             with self._something:
                 while not (self._waiting or self._closed):
                     self._something.wait()
+            self._closing.wait(_MOMENT)
+            with self._something:
                 lines, self._waiting = self._waiting, deque()
                 dropped, self._dropped = self._dropped, 0
                 if not lines and self._closed:
@@ -114,6 +127,7 @@ class AccessLog:
     def __init__(self, write: Callable[[Mapping[str, Any]], None], *, items: str = "failed") -> None:
         self._write = write
         self._items = items
+        self.only_failures = items != "all"
 
     def around(self, app: ASGIApp) -> ASGIApp:
         """The app, with a line for each request."""
@@ -256,19 +270,24 @@ def as_json(record: Mapping[str, Any]) -> bytes:
     return _encoded(record)
 
 
-def as_text(record: Mapping[str, Any]) -> bytes:
+def as_text(record: Mapping[str, Any], *, coloured: bool = False) -> bytes:
     """One line for people; whatever a terminal would obey is written out."""
+    status = str(record.get("http.response.status_code", "-"))
     parts = [
         str(record.get("ts", ""))[11:19],
         f"{record['msg']:7}",
-        str(record.get("http.response.status_code", "-")),
+        status,
         f"{record.get('http.request.method', '')} {record.get('url.path', '')}",
         f"{record.get('duration_ms', 0):.1f} ms",
     ]
     if record["msg"] == "batch":
-        parts.append(f"{record['batch.items']} items, {record['batch.failed']} failed")
+        items = record["batch.items"]
+        parts.append(f"{items} {'item' if items == 1 else 'items'}, {record['batch.failed']} failed")
     parts += [f"{name}={record[name]}" for name in ("item.index", "upstream", "code", "flags") if name in record]
-    return printable("  ".join(parts)).encode("utf-8", "backslashreplace")
+    parts = [printable(part) for part in parts]
+    if coloured and status[0] in _COLOURS:
+        parts[2] = f"{_COLOURS[status[0]]}{parts[2]}\x1b[0m"
+    return "  ".join(parts).encode("utf-8", "backslashreplace")
 
 
 def printable(text: str) -> str:
@@ -276,10 +295,15 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def takes_colours(stream: TextIO) -> bool:
+    """A terminal that has colours, and nobody who wants none (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def access_log(format: str, *, items: str, stream: TextIO | None = None) -> tuple[AccessLog, Lines]:
     """The access log on standard output; `format` is `json`, `console` or `auto`."""
     stream = sys.stdout if stream is None else stream
     is_console = format == "console" or (format == "auto" and stream.isatty())
     lines = Lines(stream)
-    form = as_text if is_console else as_json
+    form = partial(as_text, coloured=takes_colours(stream)) if is_console else as_json
     return AccessLog(lambda record: lines.put(form(record)), items=items), lines

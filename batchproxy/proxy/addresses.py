@@ -7,6 +7,7 @@ connections, what is healthy.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from ipaddress import AddressValueError, IPv6Address
 
 import msgspec
@@ -126,5 +127,5 @@ def host_for(policy: str, location: Location) -> bytes | None:
     return location.authority if policy in ("auto", "upstream") else policy.encode("ascii")
 
 
-def has_host(headers: list[tuple[bytes, bytes]]) -> bool:
+def has_host(headers: Sequence[tuple[bytes, bytes]]) -> bool:
     return bool(headers) and (headers[0][0] == b"host" or any(name == b"host" for name, _ in headers))

@@ -10,9 +10,10 @@ import ssl
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .addresses import Location
+from .addresses import Location, has_host
 from .health import Health
 from .settings import OutlierDetection
+from .transports import Pairs
 
 if TYPE_CHECKING:
     from .transports import Transport
@@ -25,6 +26,8 @@ class Address:
     """
 
     __slots__ = (
+        "_given",
+        "_kept",
         "ejected_until",
         "ejections",
         "health",
@@ -58,9 +61,25 @@ class Address:
         self.streak = 0
         self.ejected_until = float("-inf")
         self.ejections = 0
+        self._given: Pairs | None = None
+        self._kept: Pairs = ()
 
     def __repr__(self) -> str:
         return f"Address({self.url}, in_flight={self.in_flight}, streak={self.streak}, {self.health!r})"
+
+    def headers(self, given: Pairs) -> Pairs:
+        """With the `Host` that this address gets."""
+        if given is self._given:
+            return self._kept
+        host = self.host
+        if host is None and not has_host(given):
+            # HTTP/1.0 allows that, and we speak 1.1 (RFC 9112, section 3.2).
+            host = self.location.authority
+        kept = given if host is None else ((b"host", host), *[pair for pair in given if pair[0] != b"host"])
+        if type(given) is tuple:
+            # Most items of a batch have the same ones; a tuple stays what it is.
+            self._given, self._kept = given, kept
+        return kept
 
     def is_ejected(self, now: float) -> bool:
         return now < self.ejected_until

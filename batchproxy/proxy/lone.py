@@ -13,8 +13,9 @@ from ..engine.errors import Failure
 from ..engine.headers import of_answer
 from ..engine.model import Headers, Message, Receive, Scope, Send
 from . import problem
+from .passage import Passage
 from .problem import CLOSE, Problem
-from .transports import IDLE_TIMEOUT, Answer, Outgoing, Sent, UpstreamError
+from .transports import IDLE_TIMEOUT, Outgoing, Pairs, Sent, UpstreamError
 from .uploads import BodyTimeout, BodyTooLarge, ClientLeft, Upload, take
 from .ways import Way
 
@@ -38,7 +39,7 @@ class LoneRequest:
         send: Send,
         way: Way,
         target: bytes,
-        headers: list[tuple[bytes, bytes]],
+        headers: Pairs,
         notes: dict[str, Any],
     ) -> None:
         self._scope = scope
@@ -52,7 +53,7 @@ class LoneRequest:
         self._idle = way.upstream.settings.timeouts.idle
         self._limit = asyncio.timeout(None)
         self._watcher: asyncio.Task[None] | None = None
-        self._answer: Answer | None = None
+        self._answer: Passage | None = None
         self._upload: Upload | None = None
         self._has_begun = False
         self._has_left = False
@@ -114,7 +115,7 @@ class LoneRequest:
         except BodyTimeout:
             return _LATE
 
-    async def _pass_back(self, answer: Answer) -> Problem | None:
+    async def _pass_back(self, answer: Passage) -> Problem | None:
         status, most = answer.status, self._way.max_response_bytes
         is_bodiless = status in (204, 304)
         headers, length = of_answer(answer.headers, keep_length=not is_bodiless)

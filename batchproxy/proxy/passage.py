@@ -5,28 +5,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .balancing import Address
-from .transports import IDLE_TIMEOUT, OVERLOADED, TOO_LARGE, TOTAL_TIMEOUT, Answer, Outgoing, Sent, UpstreamError
+from .transports import IDLE_TIMEOUT, OVERLOADED, TOO_LARGE, TOTAL_TIMEOUT, Answer, Outgoing, Pairs, Sent, UpstreamError
 
 if TYPE_CHECKING:
     from .upstream import LiveUpstream
 
 
 class Passage:
-    """A request, its attempts so far, and what they have taken.
+    """A request, its attempts so far, and what they have taken; then the answer, until it is read to its end or closed.
 
     `deadline` is that of the request or, if it is sooner, that of the upstream; `waited` is the time in the queue, and
     the last attempt `began` at a time of the loop.
     """
 
-    # What most requests never change is left to the class: measured, a third of the cost of slots that are all set.
-    tried: tuple[Address, ...] = ()
-    attempts = 0
-    retries = 0
-    status = 0
-    ticket = 0
-    began = 0.0
-    waited = 0.0
-    address: Address | None = None
+    __slots__ = (
+        "address",
+        "answer",
+        "attempts",
+        "began",
+        "deadline",
+        "end_to_end",
+        "headers",
+        "notes",
+        "request",
+        "retries",
+        "status",
+        "ticket",
+        "tried",
+        "upstream",
+        "waited",
+    )
 
     def __init__(
         self, upstream: LiveUpstream, request: Outgoing, deadline: float | None, notes: dict[str, Any]
@@ -35,9 +43,19 @@ class Passage:
         self.request = request
         self.deadline = deadline
         self.notes = notes
+        self.tried: tuple[Address, ...] = ()
+        self.attempts = self.retries = self.status = self.ticket = 0
+        self.began = self.waited = 0.0
+        self.headers: Pairs = ()
+        self.end_to_end: tuple[tuple[bytes, bytes], ...] | None = None
+        self.address: Address | None = None
+        self.answer: Answer | None = None
 
     def __repr__(self) -> str:
-        return f"Passage({self.upstream.name}, {self.request.method}, attempts={self.attempts}, {self.address!r})"
+        name, method = self.upstream.name, self.request.method
+        return f"Passage({name}, {method}, {self.status}, attempts={self.attempts}, {self.address!r})"
+
+    # Its attempts
 
     def failed(self, fault: UpstreamError) -> None:
         if self.address is not None:
@@ -59,40 +77,41 @@ class Passage:
         # What was asked of it was more than we take, or more than it may have.
         return reason not in (TOO_LARGE, OVERLOADED)
 
-
-class LiveAnswer:
-    """An answer, with the place that its request holds until it has been read to its end or closed."""
-
-    __slots__ = ("_answer", "_is_open", "_passage", "headers", "status")
-
-    def __init__(self, answer: Answer, passage: Passage) -> None:
-        self._answer = answer
-        self._passage = passage
-        self._is_open = True
-        self.status = answer.status
-        self.headers = answer.headers
-
-    def __repr__(self) -> str:
-        return f"LiveAnswer({self.status}, {'open' if self._is_open else 'ended'})"
+    # Its answer
 
     async def read(self) -> bytes:
         """The next piece of the body, empty at its end. Raises `UpstreamError`."""
+        answer = self.answer
+        if answer is None:
+            return b""
         try:
-            piece = await self._answer.read()
+            piece = await answer.read()
         except UpstreamError as fault:
-            self._answer.close()
+            answer.close()
             self._end(fault)
             raise
         if not piece:
             self._end(None)
         return piece
 
+    def whole(self) -> bytes | None:
+        """All of the body, if it is there already, and then this is its end; else None, and `read` gives it."""
+        answer = self.answer
+        if answer is None:
+            return None
+        body = answer.whole()
+        if body is not None:
+            self.answer = None
+            self.upstream.ended(self, None)
+        return body
+
     def close(self) -> None:
         """Frees the connection and the place. May be called twice."""
-        self._answer.close()
-        self._end(None)
+        answer = self.answer
+        if answer is not None:
+            answer.close()
+            self._end(None)
 
     def _end(self, fault: UpstreamError | None) -> None:
-        if self._is_open:
-            self._is_open = False
-            self._passage.upstream.ended(self._passage, fault)
+        self.answer = None
+        self.upstream.ended(self, fault)

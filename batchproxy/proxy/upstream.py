@@ -14,11 +14,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .addresses import Location, has_host, host_for, located
+from .addresses import Location, host_for, located
 from .balancing import Address, Balancer
 from .breaker import Breaker
 from .health import Health, HealthChecks
-from .passage import LiveAnswer, Passage
+from .passage import Passage
 from .places import Places
 from .retrying import Retrying
 from .settings import HealthCheck, Upstream
@@ -60,6 +60,8 @@ class LiveUpstream:
         # client certificate, NTLM) is never of use to another upstream.
         self._balancer = Balancer([self._address(located(url)) for url in urls], settings.outlier_detection)
         self._checks = self._health_checks()
+        # With one address that nobody checks there is nothing to choose.
+        self._sole = self.addresses[0] if len(urls) == 1 and self._checks is None else None
 
     def __repr__(self) -> str:
         return f"LiveUpstream({self.name}, {self._places!r}, {self._breaker!r})"
@@ -95,8 +97,8 @@ class LiveUpstream:
 
     # One request
 
-    async def send(self, request: Outgoing, *, notes: dict[str, Any] | None = None) -> LiveAnswer:
-        """The head of the answer of some address. Raises `UpstreamError`.
+    async def send(self, request: Outgoing, *, notes: dict[str, Any] | None = None) -> Passage:
+        """The passage, once it has the head of the answer of some address. Raises `UpstreamError`.
 
         The address's prefix is put before the request's target, and `Host` is set by the policy; header names are in
         lower case, as ASGI has them. `notes` gets `upstream`, `address`, `attempts`, and of failures `flags` (Envoy's,
@@ -112,7 +114,22 @@ class LiveUpstream:
         try:
             while True:
                 try:
-                    return LiveAnswer(await self._attempt(passage), passage)
+                    address, outgoing = self._begin(passage)
+                    try:
+                        if self._per_try is None:
+                            answer = await address.transport.send(outgoing)
+                        else:
+                            answer = await self._send_within(self._per_try, address, outgoing)
+                    except BaseException as fault:
+                        self._judge(passage, address, fault)
+                        address.in_flight -= 1
+                        raise
+                    # From now on its place is held until the end of the answer.
+                    passage.answer, passage.status, passage.headers = answer, answer.status, answer.headers
+                    passage.end_to_end = answer.end_to_end
+                    if answer.status >= 500 or not self._breaker.is_closed:
+                        self._weigh(passage, address)
+                    return passage
                 except UpstreamError as fault:
                     pause = self._pause(passage, fault)
                     if pause is None:
@@ -149,39 +166,36 @@ class LiveUpstream:
         passage.retries += 1
         return pause if passage.deadline is None or now + pause < passage.deadline else None
 
-    async def _attempt(self, passage: Passage) -> Answer:
+    def _begin(self, passage: Passage) -> tuple[Address, Outgoing]:
+        """Where the next attempt goes, and as what; it has been counted. Raises `UpstreamError`."""
         now = self._loop.time()
-        address = self._balancer.pick(now, passage.tried)
+        address = self._sole or self._balancer.pick(now, passage.tried)
         if address is None:
             raise UpstreamError(NO_HEALTHY, f"{self.name}: no address is healthy")
-        ticket = self._breaker.enter(now)
+        ticket = self._breaker.ticket if self._breaker.is_closed else self._breaker.enter(now)
         if ticket is None:
             raise UpstreamError(OVERLOADED, f"{self.name}: the circuit breaker is open")
         passage.address, passage.ticket, passage.began = address, ticket, now
         passage.attempts += 1
         passage.notes["address"], passage.notes["attempts"] = address.url, passage.attempts
+        request = passage.request
+        if address.headers(request.headers) is not request.headers or address.prefix or self._total is not None:
+            request = self._outgoing(passage, address)
         address.in_flight += 1
-        try:
-            if self._per_try is None:
-                answer = await address.transport.send(self._outgoing(passage, address))
-            else:
-                answer = await self._send_within(self._per_try, passage, address)
-        except BaseException as fault:
-            self._judge(passage, address, fault)
-            address.in_flight -= 1
-            raise
-        passage.status = answer.status
-        if not self._breaker.is_closed and ticket == self._breaker.ticket:
-            # The one that was let through has an answer, and its body may go on for hours.
-            self._breaker.succeeded(ticket)
-            passage.ticket = self._breaker.ticket
-        if answer.status >= 500:
-            self._count_against(address)
-        return answer
+        return address, request
 
-    async def _send_within(self, seconds: float, passage: Passage, address: Address) -> Answer:
+    def _weigh(self, passage: Passage, address: Address) -> None:
+        """What the head of an answer says of its address, and of an upstream that is on trial."""
+        breaker = self._breaker
+        if not breaker.is_closed and passage.ticket == breaker.ticket:
+            # The one that was let through has an answer, and its body may go on for hours.
+            breaker.succeeded(passage.ticket)
+            passage.ticket = breaker.ticket
+        if passage.status >= 500:
+            self._count_against(address)
+
+    async def _send_within(self, seconds: float, address: Address, outgoing: Outgoing) -> Answer:
         """Only the head has to be there in time."""
-        outgoing = self._outgoing(passage, address)
         limit = self._loop.time() + seconds
         if outgoing.deadline is not None and outgoing.deadline <= limit:
             return await address.transport.send(outgoing)
@@ -193,41 +207,36 @@ class LiveUpstream:
             raise UpstreamError(FIRST_BYTE_TIMEOUT, detail, sent=Sent.ALL) from None
 
     def _outgoing(self, passage: Passage, address: Address) -> Outgoing:
-        request, prefix, host = passage.request, address.prefix, address.host
-        headers, target = request.headers, request.target
-        if host is None and not has_host(headers):
-            # HTTP/1.0 allows that, and we speak 1.1 (RFC 9112, section 3.2).
-            host = address.location.authority
-        if host is None and not prefix and passage.deadline is request.deadline:
-            return request
+        """The request as it goes to this address."""
+        request, prefix = passage.request, address.prefix
+        headers, target = address.headers(request.headers), request.target
         if prefix:
             if target[:1] != b"/":
                 # It would be glued to the prefix's last segment, and lead beside it.
                 raise ValueError("A target begins with a slash.")
             target = prefix + target
-        if host is not None:
-            headers = [(b"host", host), *[pair for pair in headers if pair[0] != b"host"]]
         return Outgoing(request.method, target, headers, request.body, request.length, passage.deadline)
 
     def ended(self, passage: Passage, fault: UpstreamError | None) -> None:
         """The answer has been read to its end or closed, or has failed on the way."""
         address = passage.address
         assert address is not None
-        if fault is not None:
-            passage.failed(fault)
-        self._judge(passage, address, fault)
-        address.in_flight -= 1
-        self._retrying.done(passage.retries)
-        self._places.give_back()
-
-    # What an attempt says about its address
-
-    def _judge(self, passage: Passage, address: Address, fault: BaseException | None) -> None:
         if fault is None:
             self._breaker.succeeded(passage.ticket)
             if passage.status < 500:
                 address.streak = 0
-        elif isinstance(fault, UpstreamError) and passage.blames(fault, self._loop.time()):
+        else:
+            passage.failed(fault)
+            self._judge(passage, address, fault)
+        address.in_flight -= 1
+        if passage.retries:
+            self._retrying.done(passage.retries)
+        self._places.give_back()
+
+    # What an attempt says about its address
+
+    def _judge(self, passage: Passage, address: Address, fault: BaseException) -> None:
+        if isinstance(fault, UpstreamError) and passage.blames(fault, self._loop.time()):
             if self._breaker.failed(passage.ticket, self._loop.time()):
                 logger.warning("upstream.refusing: upstream=%s The circuit breaker opened after %s", self.name, fault)
             self._count_against(address)

@@ -15,16 +15,15 @@ from ..engine.paths import Segments, canonical, readings_of_servers, without_tra
 from ..engine.routing import Route, RouteTable
 from . import problem
 from .problem import Problem
+from .transports import Pairs
 from .upstream import LiveUpstream
-
-Pairs = list[tuple[bytes, bytes]]
 
 NO_ROUTE = Problem(404, "no_route", "Nothing is known under this host and path.")
 _MISSING = Problem(400, "header_missing", "A header is missing that is needed here.")
 _INVALID_PATH = "The path is not one that may be passed on."
 # What a server speaks of by itself, or what would make a tunnel of us (RFC 9110, sections 9.3.6 and 9.3.8).
 _NOT_BY_DEFAULT = frozenset({"TRACE", "CONNECT"})
-_USUAL = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+_USUAL = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 # The transport frames the message; our server has answered the expectation (RFC 9110, section 10.1.1).
 _NEVER_PASSED = HOP_BY_HOP | {b"content-length", b"expect"}
 _MOST_NAMES = 1024
@@ -48,6 +47,10 @@ class Way:
         ]
         self._required = frozenset(name.lower().encode("ascii") for name in route.require_headers)
         self._drops = _Drops(self._dropped(route))
+        self._given: Pairs = ()
+        self._kept: Pairs = tuple(self._added)
+        # It takes all that is usual, as it is.
+        self.is_open = not (self.rewrites or self.judges or self._required) and self._methods is None
 
     def __repr__(self) -> str:
         return f"Way({self.route.path} → {self.upstream.name})"
@@ -112,15 +115,19 @@ class Way:
     @property
     def allowed(self) -> bytes:
         """The methods that may take this way, as `Allow` has them."""
-        return (_USUAL if self._methods is None else ", ".join(sorted(self._methods))).encode("ascii")
+        return ", ".join(_USUAL if self._methods is None else sorted(self._methods)).encode("ascii")
 
     def headers(self, given: Pairs) -> Pairs:
-        """Those that the upstream gets; `Host` is the client's, for the upstream to decide about."""
-        drops = self._drops
-        kept = [pair for pair in given if not drops[pair[0]]]
-        if self._added:
-            kept += self._added
-        return kept
+        """Those that the upstream gets; `Host` is the client's, for the upstream to decide about.
+
+        The same tuple for the same headers: most items of a batch have the same, and what follows knows it by that.
+        """
+        given = tuple(given)
+        if given != self._given:
+            drops = self._drops
+            self._kept = (*[pair for pair in given if not drops[pair[0]]], *self._added)
+            self._given = given
+        return self._kept
 
 
 class _Drops(dict[bytes, bool]):
@@ -152,6 +159,11 @@ class Ways:
 
         An item's path has been judged; that of a request which came alone is sent as it was written, or not at all.
         """
+        way = self._sole
+        if is_canonical and way is not None and way.is_open and method in _USUAL and not scope["root_path"]:
+            # All that follows would change nothing: measured, a microsecond less.
+            path, query = scope["raw_path"], scope["query_string"]
+            return way, path + b"?" + query if query else path
         path, query = below_mount(scope), scope["query_string"]
         judged = path
         if not is_canonical:
@@ -161,7 +173,6 @@ class Ways:
             judged = read[0]
             path, query = _sendable(path, judged), _sendable(query, read[1])
         headers = scope["headers"]
-        way = self._sole
         paths: tuple[Segments, ...] = ()
         if way is None or way.judges:
             paths = readings_of_servers(judged)

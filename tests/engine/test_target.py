@@ -79,7 +79,7 @@ def conversation(
     kept = Budget(budget, final=True)
     target = AppTarget(entry or Entry(app, "", None), outer, batch, max_response_bytes=most, budget=kept)
     talk: Conversation
-    exchange = target.exchange(item, lambda _, result: talk.results.append(result))
+    exchange = Exchange(item, target, lambda _, result: talk.results.append(result))
     talk = Conversation(exchange, kept)
     return talk
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from batchproxy.engine.model import Message
+from batchproxy import BatchMiddleware
+from batchproxy.engine.model import ASGIApp, Message, Receive, Scope, Send
 from batchproxy.engine.routing import Route, RouteTable
-from batchproxy.engine.target import Mark
 from batchproxy.proxy.app import ReverseProxy
 from batchproxy.proxy.lone import Broken
 from batchproxy.proxy.settings import Timeouts, Upstream
@@ -54,6 +55,20 @@ def messages(*given: Message, then: Message | None = None) -> Callable[[], Await
         return then
 
     return receive
+
+
+async def batch_of(app: ASGIApp, item: dict[str, Any]) -> dict[str, Any]:
+    """The entry of a batch of this item alone."""
+    sent = Sent()
+    body = json.dumps({"requests": [item]}).encode()
+    fields = [(b"host", b"h"), (b"content-type", b"application/json")]
+    whole: Message = {"type": "http.request", "body": body, "more_body": False}
+    await BatchMiddleware(app)(
+        scope(method="POST", raw_path=b"/batch", path="/batch", headers=fields), messages(whole), sent
+    )
+    entries = json.loads(b"".join(each.get("body", b"") for each in sent))["responses"]
+    found: dict[str, Any] = entries[0]
+    return found
 
 
 class Sent(list[Message]):
@@ -162,18 +177,36 @@ async def test_a_loop_and_an_odd_scope() -> None:
 @on_a_loop
 async def test_an_item_whose_body_comes_in_pieces() -> None:
     """A layer between the batch and the proxy may cut an item's body; it goes on in one piece."""
-    reports: list[Any] = []
-    mark = Mark(batch="b", index=0, count=1, report=lambda *given, **notes: reports.append((given, notes)))
     parts = [{"type": "http.request", "body": each, "more_body": each != b"c"} for each in (b"a", b"b", b"c")]
     async with proxy() as (app, behind):
-        sent = Sent()
-        given = scope(method="POST", extensions={"batchproxy": mark})
-        await app(given, messages(*parts), sent)
-        assert [each["type"] for each in sent] == ["http.response.start", "http.response.body"]
+
+        async def layer(given: Scope, receive: Receive, send: Send) -> None:
+            assert (await receive())["body"] == b"abc"
+            await app(given, messages(*parts), send)
+
+        item = {"method": "POST", "path": "/x", "body": "abc", "body_encoding": "text"}
+        assert (await batch_of(layer, item))["status"] == 200
         assert bytes(behind.peers[0].received).endswith(b"content-length: 3\r\n\r\nabc")
-        [((failure,), notes)] = reports
-        assert failure is None
-        assert notes["notes"]["attempts"] == 1
+
+
+@on_a_loop
+async def test_a_layer_that_changes_what_items_get() -> None:
+    """What stands between the batch and the proxy sees every message of an item's answer, and may change it."""
+    seen: list[str] = []
+    async with proxy() as (app, _):
+
+        async def layer(given: Scope, receive: Receive, send: Send) -> None:
+            async def changed(message: Message) -> None:
+                seen.append(message["type"])
+                if message["type"] == "http.response.start":
+                    message = {**message, "headers": [*message["headers"], (b"x-layer", b"1")]}
+                await send(message)
+
+            await app(given, receive, changed)
+
+        answer = await batch_of(layer, {"path": "/x"})
+        assert answer["headers"]["x-layer"] == "1"
+        assert seen == ["http.response.start", "http.response.body"]
 
 
 @on_a_loop

@@ -6,13 +6,16 @@ that frame the message. It never retries but for a stale idle connection; who ma
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from enum import IntEnum
 from typing import Protocol
 
 import msgspec
 
 from ...engine.errors import Failure
+
+Pairs = Sequence[tuple[bytes, bytes]]
+"""Header fields; whoever keeps some for the next request is given a tuple."""
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "PROPFIND", "REPORT", "SEARCH", "QUERY"})
 """Methods that may be sent twice: RFC 9110, section 9.2.2, and registered ones that are safe."""
@@ -72,7 +75,7 @@ class Outgoing(msgspec.Struct):
 
     method: str
     target: bytes
-    headers: list[tuple[bytes, bytes]]
+    headers: Pairs
     body: bytes | AsyncIterator[bytes] = b""
     length: int | None = None
     deadline: float | None = None
@@ -88,9 +91,14 @@ class Answer(Protocol):
 
     status: int
     headers: list[tuple[bytes, bytes]]
+    end_to_end: tuple[tuple[bytes, bytes], ...] | None
+    """The headers without those that concern the connection or frame the message, if that is known already."""
 
     async def read(self) -> bytes:
         """The next piece of the body, empty at its end. Raises `UpstreamError`."""
+
+    def whole(self) -> bytes | None:
+        """All of the body, if it is there already; else None, and `read` gives it."""
 
     def close(self) -> None:
         """Frees the connection: kept if the answer has been read to its end, else cut. May be called twice."""

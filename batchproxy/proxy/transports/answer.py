@@ -9,7 +9,9 @@ import asyncio
 import ssl
 from typing import TYPE_CHECKING
 
-from ...engine.headers import connection_options
+import httptools
+
+from ...engine.headers import ANSWER_NAMES, connection_options
 from . import (
     BAD_RESPONSE,
     FIRST_BYTE_TIMEOUT,
@@ -24,6 +26,7 @@ from . import (
     Sent,
     UpstreamError,
 )
+from .whole import read_whole
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -34,28 +37,28 @@ _COST_OF_PIECE = 64
 """What a piece takes beside its bytes, so that tiny ones count for what they are."""
 _COST_OF_FIELD = 4
 """Of a header field on the wire: a colon, a blank and the end of the line."""
-_SLACK = 64 * 1024
+SLACK = 64 * 1024
 """What may come beyond the fields before the next piece of a body: interim answers, trailers, chunk extensions."""
 _NEVER = float("inf")
+_NOTHING = Sent.NOTHING  # an access to a member costs as much as a call
 
 
 class NativeAnswer:
-    """Made for one request on one connection; see `transports.Answer`."""
+    """Made for one request on one connection; see `transports.Answer`. `waiter` is there while its reader waits."""
 
     __slots__ = (
-        "_answered",
         "_bodiless",
         "_connection",
-        "_error",
         "_interim",
         "_keeps_alive",
-        "_max_body",
         "_pieces",
         "_size",
+        "_special",
         "_to_close",
         "_total",
-        "_unread",
-        "_waiter",
+        "answered",
+        "end_to_end",
+        "error",
         "finished",
         "has_head",
         "headers",
@@ -63,29 +66,22 @@ class NativeAnswer:
         "request",
         "sent",
         "status",
+        "unread",
+        "waiter",
     )
 
     def __init__(self, connection: Connection, request: Outgoing) -> None:
         self._connection = connection
         self.request = request
-        self.status = 0
+        self.waiter: asyncio.Future[None] | None = connection.loop.create_future()
+        self.sent = _NOTHING
+        self.error: BaseException | None = None
+        self.end_to_end: tuple[tuple[bytes, bytes], ...] | None = None
+        self.answered = self.has_head = self.finished = self.reading_paused = False
+        self._keeps_alive = self._interim = self._bodiless = self._to_close = False
+        self.status = self.unread = self._size = self._total = 0
         self.headers: list[tuple[bytes, bytes]] = []
-        self.sent = Sent.NOTHING
-        self.has_head = False
-        self.finished = False
-        self.reading_paused = False
-        self._max_body = connection.pool.max_body_bytes
-        self._answered = False
-        self._keeps_alive = False
-        self._interim = False
-        self._bodiless = False
-        self._to_close = False
-        self._unread = 0
         self._pieces: list[bytes] = []
-        self._size = 0
-        self._total = 0
-        self._error: BaseException | None = None
-        self._waiter: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "head" if self.has_head else "waiting"
@@ -93,26 +89,31 @@ class NativeAnswer:
 
     # The reader
 
+    @property
+    def has_body(self) -> bool:
+        """Whether something of the body is there to be read, whatever came after it."""
+        return bool(self._pieces)
+
     async def more(self) -> None:
-        """Returns when there is more than before: the head, a piece of the body, or its end."""
-        if self._error is not None:
-            raise self._error
-        self._waiter = self._connection.loop.create_future()
+        """Returns when there is more than before: a piece of the body, or its end."""
+        if self.error is not None:
+            raise self.error
+        waiter = self.waiter = self._connection.loop.create_future()
         try:
-            await self._waiter
+            await waiter
         except asyncio.CancelledError:
             self.close()
             raise
         finally:
-            self._waiter = None
-        if self._error is not None and not self._pieces:
-            raise self._error
+            self.waiter = None
+        if self.error is not None and not self._pieces:
+            raise self.error
 
     async def read(self) -> bytes:
         """The next piece of the body, empty at its end. Raises `UpstreamError`; when cancelled, it closes itself."""
         while not self._pieces:
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
             if self.finished:
                 return b""
             self._connection.watch(self._connection.pool.timeouts.idle, self.request.deadline)
@@ -126,31 +127,39 @@ class NativeAnswer:
             self._connection.resume_reading()
         return body
 
+    def whole(self) -> bytes | None:
+        """All of the body, if it is there already; else None, and `read` gives it."""
+        if not self.finished or self.error is not None:
+            return None
+        pieces, self._pieces = self._pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
     def close(self) -> None:
         """Frees the connection: kept if the answer has been read to its end, else cut. May be called twice."""
-        if not self.finished and self._error is None:
+        if not self.finished and self.error is None:
             self.fail(TRUNCATED, "its reader wants no more of it")
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     # Endings
 
     def fail(self, reason: Reason, detail: str) -> None:
         told = f"{self._connection.pool.url}: {detail}"
-        self.end_with(UpstreamError(reason, told, sent=self.sent, answered=self._answered))
+        self.end_with(UpstreamError(reason, told, sent=self.sent, answered=self.answered))
 
     def end_with(self, error: BaseException) -> None:
-        if self._error is None and not self.finished:
-            self._error = error
+        if self.error is None and not self.finished:
+            self.error = error
             self._wake()
             self._connection.cut(self)
 
     def time_out(self, deadline: float) -> None:
         if self.request.deadline is not None and deadline >= self.request.deadline:
             self.fail(TOTAL_TIMEOUT, "the whole exchange took too long")
-        elif self.has_head and self._waiter is None:
+        elif self.has_head and self.waiter is None:
             # Nobody waits for the server: it is the reader that takes its time.
             self._connection.watch(self._connection.pool.timeouts.idle, self.request.deadline)
         elif self.has_head or self.sent is not Sent.ALL:
@@ -160,41 +169,51 @@ class NativeAnswer:
 
     def eof_received(self) -> None:
         """The server sends nothing more, as it should after a body that nothing else ends."""
-        if self.has_head and self._to_close and self._error is None and self._connection.has_ended_cleanly():
-            self._finish()
+        if self.has_head and self._to_close and self.error is None and self._connection.has_ended_cleanly():
+            self.finished = True
+            self._wake()
             self._connection.end(self, reusable=False)
         else:
             self.connection_lost(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         told = f": {exc}" if exc is not None else ""
-        if self._answered:
+        if self.answered:
             self.fail(TRUNCATED, f"the connection ended inside the answer{told}")
         elif isinstance(exc, ssl.SSLError):
             self.fail(TLS_FAILURE, f"the connection ended{told}")
         else:
             self.fail(RESET_BEFORE_RESPONSE, f"the connection ended before an answer{told}")
 
-    def _finish(self) -> None:
-        self.finished = True
-        self._wake()
+    # From the connection and the parser
 
-    # From the connection, around the parser
+    def took_whole(self, data: bytes) -> bool:
+        """Whether this was all of the answer, and plain, so that there is nothing to parse."""
+        if self.request.method == "HEAD":
+            return False
+        pool = self._connection.pool
+        whole = read_whole(data, pool.max_header_bytes)
+        if whole is None or (pool.max_body_bytes is not None and len(whole[3]) > pool.max_body_bytes):
+            return False
+        self.status, self.headers, self.end_to_end, body = whole
+        if body:
+            self._pieces.append(body)
+        self.answered = self.has_head = self.finished = True
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        self._connection.end(self, reusable=True)
+        return True
 
-    def arriving(self, data: bytes) -> None:
-        if not self._answered:
-            self._answered = True
-            if data[0] not in b"H\r\n":
-                # The parser would take RTSP and ICE as well.
-                self.fail(BAD_RESPONSE, "not HTTP")
-        self._unread += len(data)
+    def parsed(self) -> httptools.HttpResponseParser:
+        """A parser that tells this answer what it finds."""
+        self._special: list[tuple[bytes, bytes]] = []
+        return httptools.HttpResponseParser(self)
 
-    def arrived_unread(self) -> None:
-        """Bounds all that is neither body nor a field that has been read: the parser keeps the beginning of a field."""
-        if self._unread > self._connection.pool.max_header_bytes + _SLACK and not self.finished:
+    def too_much(self) -> None:
+        """More has come than may come since the last piece of the body: the parser keeps the beginning of a field."""
+        if not self.finished:
             self.fail(BAD_RESPONSE, "too much comes that is not body")
-
-    # From the parser
 
     def on_message_begin(self) -> None:
         if self.finished:
@@ -202,11 +221,17 @@ class NativeAnswer:
             self._connection.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.has_head:  # else it is a trailer
-            self.headers.append((name.lower(), value))
+        if self.has_head:
+            return  # a trailer
+        name, is_special = ANSWER_NAMES[name]
+        if value and value[-1] in b" \t":
+            value = value.rstrip(b" \t")
+        if is_special:
+            self._special.append((name, value))
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self._error is not None:
+        if self.error is not None:
             return
         parser = self._connection.parser
         self.status = status = parser.get_status_code()
@@ -215,13 +240,14 @@ class NativeAnswer:
             if not self._interim:
                 self.fail(BAD_RESPONSE, f"status {status}")
             return
-        self._bodiless = self.request.method == "HEAD" or status in (204, 304)
+        is_head = self.request.method == "HEAD"
+        self._bodiless = is_head or status == 204 or status == 304
         self._frame(parser.get_http_version(), parser.should_keep_alive())
-        if self._error is not None:
+        if self.error is not None:
             return
         self.has_head = True
         self._wake()
-        if self.request.method == "HEAD":
+        if is_head:
             # The parser cannot know that no body follows.
             self.on_message_complete()
 
@@ -229,12 +255,7 @@ class NativeAnswer:
         """How the body ends (RFC 9112, section 6.3). The parser has refused most of what is not clear."""
         length: bytes | None = None
         is_chunked = False
-        size = 0
-        for index, (name, value) in enumerate(self.headers):
-            size += len(name) + len(value) + _COST_OF_FIELD
-            if value and value[-1] in b" \t":
-                value = value.rstrip(b" \t")
-                self.headers[index] = (name, value)
+        for name, value in self._special:
             if name == b"content-length":
                 length = value
             elif name == b"transfer-encoding":
@@ -242,10 +263,14 @@ class NativeAnswer:
                     self.fail(BAD_RESPONSE, "a transfer coding other than chunked, once, in HTTP/1.1")
                     return
                 is_chunked = True
-        if size > self._connection.pool.max_header_bytes:
-            self.fail(BAD_RESPONSE, f"the header has {size} bytes")
-            return
-        if version not in ("1.1", "1.0"):
+        # What has arrived is more than the fields: nearly always, that is enough to know.
+        most = self._connection.pool.max_header_bytes
+        if self.unread > most:
+            size = sum(len(name) + len(value) + _COST_OF_FIELD for name, value in self.headers)
+            if size > most:
+                self.fail(BAD_RESPONSE, f"the header has {size} bytes")
+                return
+        if version != "1.1" and version != "1.0":
             self.fail(BAD_RESPONSE, f"HTTP/{version}")
             return
         self._to_close = not self._bodiless and not is_chunked and length is None
@@ -253,25 +278,27 @@ class NativeAnswer:
             # The parser thinks that a body goes on to the end of the connection.
             keeps_alive = b"close" not in connection_options(self.headers)
         self._keeps_alive = keeps_alive
-        if not self._bodiless and self._max_body is not None and length is not None and int(length) > self._max_body:
+        largest = self._connection.pool.max_body_bytes
+        if largest is not None and not self._bodiless and length is not None and int(length) > largest:
             self.fail(TOO_LARGE, f"the body has {int(length)} bytes")
 
     def on_body(self, piece: bytes) -> None:
-        if self._error is not None:
+        if self.error is not None:
             return
         if self._bodiless:
             # What follows the head cannot be told from the next answer.
             self._connection.abort()
             return
-        self._unread = 0
+        self.unread = 0
         size = len(piece)
         self._total += size
-        if self._max_body is not None and self._total > self._max_body:
-            self.fail(TOO_LARGE, f"the body has more than {self._max_body} bytes")
+        largest = self._connection.pool.max_body_bytes
+        if largest is not None and self._total > largest:
+            self.fail(TOO_LARGE, f"the body has more than {largest} bytes")
             return
         self._pieces.append(piece)
         self._size += size + _COST_OF_PIECE
-        if self._waiter is not None:
+        if self.waiter is not None:
             self._wake()
         if self._size > HIGH_WATER and not self.reading_paused:
             self.reading_paused = True
@@ -283,7 +310,10 @@ class NativeAnswer:
         if self._interim:
             self._interim = False
             self.headers = []
+            self._special = []
             return
-        if self._error is None and self.has_head and not self.finished:
-            self._finish()
+        if self.error is None and self.has_head and not self.finished:
+            self.finished = True
+            if self.waiter is not None:
+                self._wake()
             self._connection.end(self, reusable=self._keeps_alive)

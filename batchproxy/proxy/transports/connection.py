@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
-from . import BAD_RESPONSE, RESET_BEFORE_RESPONSE, Sent
+from . import BAD_RESPONSE, RESET_BEFORE_RESPONSE, Outgoing, Sent
 from .answer import NativeAnswer
 
 if TYPE_CHECKING:
     from .native import NativeTransport
 
+_ALL, _PARTLY = Sent.ALL, Sent.PARTLY  # an access to a member costs as much as a call
 _NEVER = float("inf")
 _TICK = 0.001
 """A loop may fire a timer this much too early."""
@@ -71,7 +72,16 @@ class Connection(asyncio.Protocol):
             # Nobody has asked for this: whatever it is, the next answer could be taken for it.
             self.abort()
             return
-        answer.arriving(data)
+        if self.parser is None:
+            # These are the first bytes that come.
+            if answer.took_whole(data):
+                return
+            self.parser = answer.parsed()
+            answer.answered = True
+            if data[0] not in b"H\r\n":
+                # The parser would take RTSP and ICE as well.
+                answer.fail(BAD_RESPONSE, "not HTTP")
+        answer.unread += len(data)
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as fault:
@@ -80,7 +90,8 @@ class Connection(asyncio.Protocol):
             else:
                 answer.fail(BAD_RESPONSE, f"not an answer in HTTP/1.1: {fault}")
         else:
-            answer.arrived_unread()
+            if answer.unread > self.pool.max_unread_bytes:
+                answer.too_much()
 
     def eof_received(self) -> bool:
         if self.answer is not None:
@@ -116,35 +127,39 @@ class Connection(asyncio.Protocol):
 
     # One exchange
 
-    def begin(self, answer: NativeAnswer, head: bytes) -> None:
-        """Writes the request; a body that comes in pieces is written by a task of its own."""
-        transport, request = self._transport, answer.request
+    def begin(self, request: Outgoing, head: bytes) -> NativeAnswer:
+        """Writes the request; a body that comes in pieces is written by a task of its own.
+
+        The `waiter` of what is returned is done when the head has come, or a failure.
+        """
+        transport, answer = self._transport, NativeAnswer(self, request)
         assert transport is not None
         if transport.is_closing():
             answer.fail(RESET_BEFORE_RESPONSE, "the connection had been closed")
-            return
+            return answer
         self.answer = answer
-        self.parser = httptools.HttpResponseParser(answer)
         body = request.body
         if isinstance(body, bytes):
             transport.write(head + body if body else head)
             if self._is_full:
                 self._partly_sent(answer)
             else:
-                self._all_sent(answer)
+                answer.sent = _ALL
+                self.watch(self.pool.timeouts.first_byte, request.deadline)
         else:
             transport.write(head)
             self._partly_sent(answer)
             self.sender = self.loop.create_task(self._send_body(answer, body), name="batchproxy body")
+        return answer
 
     def _partly_sent(self, answer: NativeAnswer) -> None:
         assert self._transport is not None
-        answer.sent = Sent.PARTLY
+        answer.sent = _PARTLY
         self._unwritten = self._transport.get_write_buffer_size()
         self.watch(self.pool.timeouts.idle, answer.request.deadline)
 
     def _all_sent(self, answer: NativeAnswer) -> None:
-        answer.sent = Sent.ALL
+        answer.sent = _ALL
         if not answer.has_head:
             self.watch(self.pool.timeouts.first_byte, answer.request.deadline)
 
@@ -192,10 +207,10 @@ class Connection(asyncio.Protocol):
         """The answer is complete."""
         self.answer = None
         self.parser = None
-        if answer.sent is not Sent.ALL:
+        if answer.sent is not _ALL:
             # The server did not want the rest; the next request could not be told from it.
             reusable = False
-        if not reusable or self._transport is None or self._transport.is_closing():
+        if not reusable or self._transport is None:
             self.abort()
             return
         self.watch(self.pool.idle_expiry, None)
@@ -250,7 +265,7 @@ class Connection(asyncio.Protocol):
     def _is_moving(self, answer: NativeAnswer) -> bool:
         """Whether the server still takes what was written; watches on, if so."""
         deadline = answer.request.deadline
-        if answer.sent is not Sent.PARTLY or (deadline is not None and self._deadline >= deadline):
+        if answer.sent is not _PARTLY or (deadline is not None and self._deadline >= deadline):
             return False
         before = self._unwritten
         if self._transport is None or self._transport.get_write_buffer_size() >= before:
