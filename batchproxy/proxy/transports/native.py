@@ -114,7 +114,7 @@ class NativeTransport:
                 try:
                     # The future itself, for each call between costs as much as all that is done here.
                     await answer.waiter
-                except asyncio.CancelledError:
+                except BaseException:
                     answer.close()
                     raise
             error = answer.error
