@@ -38,7 +38,8 @@ class SettingError(ValueError):
 class BatchError(Exception):
     """The whole batch is refused, before anything has run.
 
-    `pointer` is the RFC 6901 JSON Pointer to the member at fault; `headers` go onto the answer.
+    `pointer` is the RFC 6901 JSON Pointer to the member at fault, `line` the line that it is in, where the body is
+    lines; `headers` go onto the answer.
     """
 
     status: ClassVar[int]
@@ -58,6 +59,7 @@ class BatchError(Exception):
         if code is not None:
             self.code = code
         self.pointer = pointer
+        self.line: int | None = None
         self.headers = headers
 
 

@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from copy import deepcopy
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
 from .errors import Failure
 from .headers import merged, of_answer
-from .model import ASGIApp, Batch, Headers, Item, Message, Receive, Result, Scope, Send, failed
+from .model import ASGIApp, Batch, Headers, Item, Message, Result, Scope, failed
 
 EXTENSION = "batchproxy"
 """In `scope["extensions"]` of an item: `batch` (its id), `index`, `count` and `report`.
@@ -30,6 +30,16 @@ _OF_THE_CONNECTION = ("type", "http_version", "scheme", "client", "server", "app
 _OF_THE_ITEM = ("asgi", "method", "path", "raw_path", "query_string", "headers", "extensions")
 _NO_NOTES: Mapping[str, Any] = MappingProxyType({})
 _WITH_CONTENT = frozenset({"POST", "PUT", "PATCH"})
+
+
+Call: TypeAlias = "Callable[[], Awaitable[None]]"
+Take: TypeAlias = "Callable[[Exchange, Callable[[Exchange, Call], None]], bool]"
+"""An app of this package may have a method `take_batch_item(exchange, go_on)` of this type.
+
+It takes an item on without being called, if nothing has to be waited for but one thing, and answers with
+`Exchange.answer` when that comes. What has to be waited for then is handed to `go_on`, which makes a task of it.
+It sets `untasked` and `begun`, and decides at once: False if the app is to be called.
+"""
 
 
 class Entry(NamedTuple):
@@ -74,8 +84,11 @@ class AppTarget:
         "_template",
         "_tls",
         "app",
+        "batch_id",
         "budget",
         "max_response_bytes",
+        "root_path",
+        "take",
     )
 
     def __init__(
@@ -88,6 +101,9 @@ class AppTarget:
         budget: Budget,
     ) -> None:
         self.app = entry.app
+        self.batch_id = batch.id
+        self.root_path = entry.root_path
+        self.take: Take | None = getattr(entry.app, "take_batch_item", None)
         self.max_response_bytes = max_response_bytes
         self.budget = budget
         self._inherited = batch.caller.inherited
@@ -110,11 +126,15 @@ class AppTarget:
         self._state = entry.state
         self._has_more = self._tls is not None or self._path_params is not None
 
+    def headers(self, item: Item) -> list[tuple[bytes, bytes]]:
+        """Those that an item is sent with, but for its length."""
+        return merged(self._inherited, item.headers) if item.headers else list(self._inherited)
+
     def scope(self, exchange: Exchange) -> dict[str, Any]:
         """A scope that shares nothing with another item's that either could change."""
         item = exchange.item
         path = item.path
-        headers = merged(self._inherited, item.headers) if item.headers else list(self._inherited)
+        headers = self.headers(item)
         if item.body or item.method in _WITH_CONTENT:
             headers.append((b"content-length", b"%d" % len(item.body)))
         # The template has every key, so that its copy never grows: measured, half the cost of a literal.
@@ -145,7 +165,7 @@ class AppTarget:
 class Exchange:
     """One item's conversation with the app: `receive` and `send` as a server gives them, and the answer so far.
 
-    `ended` is called once, with its result.
+    `ended` is called once, with its result. `untasked` gives it up while an app has taken it on without a task.
 
     The item ends at its last body message, at a failure, or when `fail` is called from outside; whatever the app does
     afterwards changes nothing.
@@ -176,11 +196,13 @@ class Exchange:
         "notes",
         "started",
         "task",
+        "untasked",
     )
 
     def __init__(self, item: Item, target: AppTarget, ended: Callable[[Exchange, Result], None]) -> None:
         self.item = item
         self.task: asyncio.Task[None] | None = None
+        self.untasked: Callable[[], None] | None = None
         self.deadline = 0.0
         self.started = 0.0
         self.notes: Mapping[str, Any] = _NO_NOTES
@@ -201,6 +223,10 @@ class Exchange:
     def __repr__(self) -> str:
         state = "done" if self.done else "begun" if self.begun else "new"
         return f"Exchange({self.item.index}, {self.item.method}, {state}, status={self._status}, size={self._size})"
+
+    @property
+    def target(self) -> AppTarget:
+        return self._target
 
     @property
     def has_answered(self) -> bool:
@@ -235,6 +261,9 @@ class Exchange:
         # A task that has not begun finds its item done, and ends; cancelled, it would never get there.
         if self.task is not None and self.begun:
             self.task.cancel()
+        elif self.untasked is not None:
+            give_up, self.untasked = self.untasked, None
+            give_up()
 
     def disconnect(self) -> None:
         """From now on the app's `receive` gives `http.disconnect`."""
@@ -268,11 +297,6 @@ class Exchange:
         self._reported = (failure, detail.encode("utf-8", "replace").decode("utf-8") or f"{failure.meaning}.")
 
     # The app's side
-
-    def is_next_to(self, receive: Receive, send: Send) -> bool:
-        """Whether an app that was called with these may call `answer`: nobody stands between, who would want to see
-        what passes."""
-        return getattr(send, "__self__", None) is self and getattr(receive, "__self__", None) is self
 
     def answer(
         self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, end_to_end: Headers | None = None

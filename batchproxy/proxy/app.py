@@ -1,38 +1,35 @@
 """`ReverseProxy`: an ASGI app that passes each request to the upstream of its route.
 
 Knows: who is asked, and in which form a failure is told. An item of a batch and a request that came alone take the
-same decisions (`ways.py`); they differ in how they are carried: an item's body is there, its deadline and the leaving
-of its client are watched by the batch; a lone request is carried by `lone.py`.
+same decisions (`ways.py`); they differ in how they are carried (`items.py`, `lone.py`): an item's body is there, its
+deadline and the leaving of its client are watched by the batch.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..engine.errors import Failure, SettingError
-from ..engine.model import Message, Receive, Scope, Send
+from ..engine.model import Receive, Scope, Send
 from ..engine.routing import RouteTable
-from ..engine.target import EXTENSION, Exchange, exchange_of
+from ..engine.target import Call, Exchange, exchange_of
 from . import problem
 from .entrance import ambiguity, end_to_end
 from .forwarding import Forwarding
+from .items import Untasked, body_of, hand_over, refuse
 from .lone import LoneRequest
-from .passage import Passage
 from .problem import Final, Problem
 from .settings import Upstream
-from .transports import Outgoing, Pairs, UpstreamError
+from .transports import Outgoing, Pairs
 from .upstream import LiveUpstream
-from .ways import Way, Ways, forwards_left, with_forwards_left
+from .ways import LIMITED, Way, Ways, below_mount, forwards_left, with_forwards_left
 
 logger = logging.getLogger("batchproxy")
 
 _PEERS_ALONE = Forwarding()
 """Nobody is believed."""
-_LIMITED = frozenset({"OPTIONS", "TRACE"})
-"""Those that `Max-Forwards` speaks of."""
 _LOOP = Problem(508, "loop_detected", "The request has passed this proxy before.")
 
 
@@ -123,58 +120,35 @@ class ReverseProxy:
 
     # An item of a batch
 
+    def take_batch_item(self, exchange: Exchange, go_on: Callable[[Exchange, Call], None]) -> bool:
+        """Takes an item on without a task, if nothing has to be waited for but its answer; see `engine.target.Take`."""
+        item, ways = exchange.item, self._ways
+        if ways is None or self._forwarding is not None or exchange.target.root_path or item.method in LIMITED:
+            return False
+        headers = exchange.target.headers(item)
+        found = ways.find(item.method, item.path, item.query, headers, is_canonical=True)
+        if isinstance(found, Problem):
+            return False
+        way, target = found
+        if way.max_request_bytes is not None and len(item.body) > way.max_request_bytes:
+            return False
+        return Untasked(exchange, way, go_on).begin(target, way.headers(headers))
+
     async def _serve_item(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         notes: dict[str, Any] = {}
         exchange.notes = notes
         method = scope["method"]
         found = self._find(scope, method, is_canonical=True)
         if isinstance(found, Problem):
-            await self._refuse_item(found, scope, send, exchange)
+            await refuse(found, scope, send, exchange)
             return
         way, target, headers = found
-        # With nobody between, what is asked and answered need not be made into messages: measured, 2 µs less.
-        is_next = exchange.is_next_to(receive, send)
-        body = exchange.item.body if is_next else await _body_of_item(receive)
+        body = await body_of(receive)
         if way.max_request_bytes is not None and len(body) > way.max_request_bytes:
             exchange.report(Failure.BODY_TOO_LARGE, f"The body is larger than {way.max_request_bytes} bytes.")
             return
-        timeout = way.route.timeout
-        deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
-        request = Outgoing(method, target, headers, body, None, deadline)
-        passage = None
-        try:
-            passage = await way.upstream.send(request, notes=notes)
-            whole = passage.whole() if is_next else None
-            if whole is None:
-                failure = await _answer_item(way, passage, send)
-            elif way.max_response_bytes is not None and len(whole) > way.max_response_bytes:
-                failure = Failure.RESPONSE_TOO_LARGE
-            else:
-                failure = None
-                exchange.answer(passage.status, passage.headers, whole, passage.end_to_end)
-        except UpstreamError as fault:
-            failure = fault.reason.failure
-            mark = scope["extensions"][EXTENSION]
-            logger.warning(
-                "upstream.failed: batch=%s index=%s upstream=%s %s",
-                mark["batch"],
-                mark["index"],
-                way.upstream.name,
-                fault,
-            )
-        finally:
-            if passage is not None and passage.answer is not None:
-                passage.close()
-        if failure is not None:
-            exchange.report(failure)
-
-    async def _refuse_item(self, found: Problem, scope: Scope, send: Send, exchange: Exchange) -> None:
-        if not isinstance(found, Final):
-            exchange.notes = {"code": found.code}
-        if found.failure is not None:
-            exchange.report(found.failure, found.detail)
-        else:
-            await problem.answer(found, scope, send)
+        request = Outgoing(method, target, headers, body, None, way.deadline())
+        await hand_over(way, way.upstream.send(request, notes=notes), exchange, send)
 
     # A request that came alone
 
@@ -215,12 +189,13 @@ class ReverseProxy:
                 return Problem(400, "bad_request", detail, (problem.CLOSE,))
             scope = {**scope, "headers": end_to_end(scope["headers"])}
             scope = self._forwarding.applied(scope)
-        found = ways.find(scope, method, is_canonical=is_canonical)
+        headers = scope["headers"]
+        found = ways.find(method, below_mount(scope), scope["query_string"], headers, is_canonical=is_canonical)
         if isinstance(found, Problem):
             return found
         way, target = found
-        headers = way.headers(scope["headers"])
-        if method not in _LIMITED:
+        headers = way.headers(headers)
+        if method not in LIMITED:
             return way, target, headers
         # RFC 9110, section 7.6.2.
         left = forwards_left(headers)
@@ -231,39 +206,3 @@ class ReverseProxy:
         if method == "TRACE":
             return problem.of(Failure.METHOD_REFUSED, "It ends here.", ((b"allow", way.allowed),))
         return Final(200, "final", "", ((b"allow", way.allowed),))
-
-
-async def _body_of_item(receive: Receive) -> bytes:
-    """It is there; only a layer in between may hand it over in pieces."""
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message.get("more_body", False):
-        pieces = [body]
-        while message.get("more_body", False):
-            message = await receive()
-            pieces.append(message.get("body", b""))
-        body = b"".join(pieces)
-    return body
-
-
-async def _answer_item(way: Way, answer: Passage, send: Send) -> Failure | None:
-    """Passes the answer on, in one piece if it comes so. The item itself leaves out what concerns the connection."""
-    most = way.max_response_bytes
-    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-    size = 0
-    piece = await answer.read()
-    while piece:
-        size += len(piece)
-        if most is not None and size > most:
-            return Failure.RESPONSE_TOO_LARGE
-        following = await answer.read()
-        if not following:
-            break
-        await send(_body(piece, more=True))
-        piece = following
-    await send(_body(piece, more=False))
-    return None
-
-
-def _body(piece: bytes, *, more: bool) -> Message:
-    return {"type": "http.response.body", "body": piece, "more_body": more}

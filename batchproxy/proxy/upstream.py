@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from .addresses import Location, host_for, located
 from .balancing import Address, Balancer
@@ -27,6 +27,7 @@ from .transports import (
     NO_HEALTHY,
     OVERLOADED,
     Answer,
+    Begun,
     Outgoing,
     Sent,
     Transport,
@@ -105,40 +106,105 @@ class LiveUpstream:
         with commas between) and the last `detail`. A deadline of the request is taken for a setting's: whoever does
         not keep it has failed. A client's own deadline is kept by cancelling this call, which blames nobody.
         """
-        deadline = request.deadline if self._total is None else self._sooner(request.deadline)
-        notes = {} if notes is None else notes
-        notes["upstream"] = self.name
-        passage = Passage(self, request, deadline, notes)
+        passage = self._passage(request, {} if notes is None else notes)
         if not self._places.take():
             await self._wait(passage)
+        return await self._pursue(passage, None)
+
+    def begin(self, request: Outgoing, notes: dict[str, Any], arrived: Callable[[], None]) -> Passage | None:
+        """Sends a request at once, if it has neither to wait for anything nor to be watched; None if it is for `send`.
+
+        `arrived` is called once, unless `give_up` was before: then the passage goes on with `arrive` or `follow`.
+        """
+        if self._per_try is not None or not self._breaker.is_closed or not self._places.take():
+            return None
+        passage = self._passage(request, notes)
+        try:
+            address, outgoing = self._begin(passage)
+        except UpstreamError:
+            self._places.give_back()
+            return None
+        try:
+            passage.answer = address.transport.begin(outgoing, arrived)
+        except BaseException:
+            self.give_up(passage)
+            raise
+        if passage.answer is None:
+            self.give_up(passage)
+            return None
+        return passage
+
+    def arrive(self, passage: Passage) -> bool:
+        """Whether the whole answer of a passage that was begun has arrived in a plain form; else `follow` goes on."""
+        address, answer = passage.address, passage.answer
+        assert address is not None
+        assert answer is not None
+        if answer.end_to_end is None:
+            return False
+        self._has_head(passage, address, answer)
+        return True
+
+    async def follow(self, passage: Passage) -> Passage:
+        """Goes on with a passage that was begun, as `send` does. Raises `UpstreamError`."""
+        begun, passage.answer = passage.answer, None
+        return await self._pursue(passage, cast("Begun", begun))
+
+    def give_up(self, passage: Passage) -> None:
+        """Nobody wants the answer of a passage that was begun any more, or it was not."""
+        answer, address = passage.answer, passage.address
+        assert address is not None
+        passage.answer = None
+        if answer is not None:
+            answer.close()
+        self._breaker.left(passage.ticket)
+        address.in_flight -= 1
+        self._places.give_back()
+
+    def _passage(self, request: Outgoing, notes: dict[str, Any]) -> Passage:
+        notes["upstream"] = self.name
+        return Passage(
+            self, request, request.deadline if self._total is None else self._sooner(request.deadline), notes
+        )
+
+    async def _pursue(self, passage: Passage, begun: Begun | None) -> Passage:
+        """Makes one attempt after another, `begun` being the first; the place is given back if none succeeds."""
         try:
             while True:
                 try:
-                    address, outgoing = self._begin(passage)
-                    try:
-                        if self._per_try is None:
-                            answer = await address.transport.send(outgoing)
-                        else:
-                            answer = await self._send_within(self._per_try, address, outgoing)
-                    except BaseException as fault:
-                        self._judge(passage, address, fault)
-                        address.in_flight -= 1
-                        raise
-                    # From now on its place is held until the end of the answer.
-                    passage.answer, passage.status, passage.headers = answer, answer.status, answer.headers
-                    passage.end_to_end = answer.end_to_end
-                    if answer.status >= 500 or not self._breaker.is_closed:
-                        self._weigh(passage, address)
-                    return passage
+                    if begun is None:
+                        address, outgoing = self._begin(passage)
+                        await self._attempt(passage, address, self._sent(address, outgoing))
+                    else:
+                        first, begun = begun, None
+                        assert passage.address is not None
+                        await self._attempt(passage, passage.address, first.head())
                 except UpstreamError as fault:
                     pause = self._pause(passage, fault)
                     if pause is None:
                         raise
+                else:
+                    return passage
                 await asyncio.sleep(pause)
         except BaseException:
             self._retrying.done(passage.retries)
             self._places.give_back()
             raise
+
+    async def _attempt(self, passage: Passage, address: Address, sending: Awaitable[Answer]) -> None:
+        try:
+            answer = await sending
+        except BaseException as fault:
+            self._judge(passage, address, fault)
+            address.in_flight -= 1
+            raise
+        self._has_head(passage, address, answer)
+
+    def _has_head(self, passage: Passage, address: Address, answer: Answer) -> None:
+        """From now on the place is held until the end of the answer."""
+        passage.answer, passage.status, passage.headers = answer, answer.status, answer.headers
+        passage.end_to_end = answer.end_to_end
+        if answer.status >= 500 or not self._breaker.is_closed:
+            self._weigh(passage, address)
 
     def _sooner(self, deadline: float | None) -> float | None:
         assert self._total is not None
@@ -194,9 +260,11 @@ class LiveUpstream:
         if passage.status >= 500:
             self._count_against(address)
 
-    async def _send_within(self, seconds: float, address: Address, outgoing: Outgoing) -> Answer:
-        """Only the head has to be there in time."""
-        limit = self._loop.time() + seconds
+    async def _sent(self, address: Address, outgoing: Outgoing) -> Answer:
+        if self._per_try is None:
+            return await address.transport.send(outgoing)
+        # Only the head has to be there in time.
+        limit = self._loop.time() + self._per_try
         if outgoing.deadline is not None and outgoing.deadline <= limit:
             return await address.transport.send(outgoing)
         try:

@@ -6,6 +6,7 @@ Must not know: connections, whether a request is an item or came alone. Decides 
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import quote
 
 from ..engine.errors import Failure
@@ -23,6 +24,8 @@ _MISSING = Problem(400, "header_missing", "A header is missing that is needed he
 _INVALID_PATH = "The path is not one that may be passed on."
 # What a server speaks of by itself, or what would make a tunnel of us (RFC 9110, sections 9.3.6 and 9.3.8).
 _NOT_BY_DEFAULT = frozenset({"TRACE", "CONNECT"})
+LIMITED = frozenset({"OPTIONS", "TRACE"})
+"""Those that `Max-Forwards` speaks of."""
 _USUAL = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 # The transport frames the message; our server has answered the expectation (RFC 9110, section 10.1.1).
 _NEVER_PASSED = HOP_BY_HOP | {b"content-length", b"expect"}
@@ -117,6 +120,11 @@ class Way:
         """The methods that may take this way, as `Allow` has them."""
         return ", ".join(_USUAL if self._methods is None else sorted(self._methods)).encode("ascii")
 
+    def deadline(self) -> float | None:
+        """By when a request that begins now must have its answer."""
+        timeout = self.route.timeout
+        return None if timeout is None else asyncio.get_running_loop().time() + timeout
+
     def headers(self, given: Pairs) -> Pairs:
         """Those that the upstream gets; `Host` is the client's, for the upstream to decide about.
 
@@ -154,17 +162,17 @@ class Ways:
         # Where all paths lead to one upstream, there is nothing to look up.
         self._sole = self._ways[sole] if sole is not None and sole.host is None and not sole.segments else None
 
-    def find(self, scope: Scope, method: str, *, is_canonical: bool) -> tuple[Way, bytes] | Problem:
+    def find(
+        self, method: str, path: bytes, query: bytes, headers: Pairs, *, is_canonical: bool
+    ) -> tuple[Way, bytes] | Problem:
         """The way that a request takes, and its target there; or why there is none.
 
         An item's path has been judged; that of a request which came alone is sent as it was written, or not at all.
         """
         way = self._sole
-        if is_canonical and way is not None and way.is_open and method in _USUAL and not scope["root_path"]:
+        if is_canonical and way is not None and way.is_open and method in _USUAL:
             # All that follows would change nothing: measured, a microsecond less.
-            path, query = scope["raw_path"], scope["query_string"]
             return way, path + b"?" + query if query else path
-        path, query = below_mount(scope), scope["query_string"]
         judged = path
         if not is_canonical:
             read = canonical(_text(path, query), allow_empty_segments=True)
@@ -172,7 +180,6 @@ class Ways:
                 return problem.of(read.failure, read.detail)
             judged = read[0]
             path, query = _sendable(path, judged), _sendable(query, read[1])
-        headers = scope["headers"]
         paths: tuple[Segments, ...] = ()
         if way is None or way.judges:
             paths = readings_of_servers(judged)

@@ -79,6 +79,9 @@ class Played:
     is_expired: bool = False
     is_closed: bool = False
 
+    def begin(self, request: Outgoing, arrived: Callable[[], None]) -> None:
+        """No connection is ever idle."""
+
     async def send(self, request: Outgoing) -> PlayedAnswer:
         loop = asyncio.get_running_loop()
         self.requests.append(request)

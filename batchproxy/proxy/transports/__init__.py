@@ -6,7 +6,7 @@ that frame the message. It never retries but for a stale idle connection; who ma
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from enum import IntEnum
 from typing import Protocol
 
@@ -104,8 +104,24 @@ class Answer(Protocol):
         """Frees the connection: kept if the answer has been read to its end, else cut. May be called twice."""
 
 
+class Begun(Answer, Protocol):
+    """The answer to a request that has been sent, and of which nothing may be there yet."""
+
+    async def head(self) -> Answer:
+        """Itself with its head; or, if the connection turned out to be closed, the answer over another one.
+
+        To be awaited after `arrived`. Raises `UpstreamError`.
+        """
+
+
 class Transport(Protocol):
     """Connections to one address."""
+
+    def begin(self, request: Outgoing, arrived: Callable[[], None]) -> Begun | None:
+        """Sends a request whose body is there, if a connection is; None if `send` has to be awaited.
+
+        `arrived` is called once, when there is a head or none will come, unless `close` was called before.
+        """
 
     async def send(self, request: Outgoing) -> Answer:
         """Raises `UpstreamError`; when cancelled, the connection is cut."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import httptools
@@ -15,6 +16,7 @@ from ...engine.headers import ANSWER_NAMES, connection_options
 from . import (
     BAD_RESPONSE,
     FIRST_BYTE_TIMEOUT,
+    IDEMPOTENT,
     IDLE_TIMEOUT,
     RESET_BEFORE_RESPONSE,
     TLS_FAILURE,
@@ -44,7 +46,10 @@ _NOTHING = Sent.NOTHING  # an access to a member costs as much as a call
 
 
 class NativeAnswer:
-    """Made for one request on one connection; see `transports.Answer`. `waiter` is there while its reader waits."""
+    """Made for one request on one connection; see `transports.Answer` and `Begun`.
+
+    While its reader waits there is a `waiter`, or before the head `arrived`, which is called instead.
+    """
 
     __slots__ = (
         "_bodiless",
@@ -57,6 +62,7 @@ class NativeAnswer:
         "_to_close",
         "_total",
         "answered",
+        "arrived",
         "end_to_end",
         "error",
         "finished",
@@ -70,10 +76,11 @@ class NativeAnswer:
         "waiter",
     )
 
-    def __init__(self, connection: Connection, request: Outgoing) -> None:
+    def __init__(self, connection: Connection, request: Outgoing, arrived: Callable[[], None] | None = None) -> None:
         self._connection = connection
         self.request = request
-        self.waiter: asyncio.Future[None] | None = connection.loop.create_future()
+        self.arrived = arrived
+        self.waiter: asyncio.Future[None] | None = connection.loop.create_future() if arrived is None else None
         self.sent = _NOTHING
         self.error: BaseException | None = None
         self.end_to_end: tuple[tuple[bytes, bytes], ...] | None = None
@@ -93,6 +100,17 @@ class NativeAnswer:
     def has_body(self) -> bool:
         """Whether something of the body is there to be read, whatever came after it."""
         return bool(self._pieces)
+
+    async def head(self) -> NativeAnswer:
+        """After `arrived`: itself, or the answer over another connection if this one was stale.
+
+        Raises `UpstreamError`.
+        """
+        if self.error is None or self._pieces:
+            return self
+        if not is_stale(self.request, self.error):
+            raise self.error
+        return await self._connection.pool.send(self.request, again=True)
 
     async def more(self) -> None:
         """Returns when there is more than before: a piece of the body, or its end."""
@@ -136,10 +154,15 @@ class NativeAnswer:
 
     def close(self) -> None:
         """Frees the connection: kept if the answer has been read to its end, else cut. May be called twice."""
+        self.arrived = None
         if not self.finished and self.error is None:
             self.fail(TRUNCATED, "its reader wants no more of it")
 
     def _wake(self) -> None:
+        if self.arrived is not None:
+            arrived, self.arrived = self.arrived, None
+            arrived()
+            return
         waiter, self.waiter = self.waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -199,9 +222,7 @@ class NativeAnswer:
         if body:
             self._pieces.append(body)
         self.answered = self.has_head = self.finished = True
-        waiter, self.waiter = self.waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        self._wake()
         self._connection.end(self, reusable=True)
         return True
 
@@ -317,3 +338,11 @@ class NativeAnswer:
             if self.waiter is not None:
                 self._wake()
             self._connection.end(self, reusable=self._keeps_alive)
+
+
+def is_stale(request: Outgoing, error: BaseException) -> bool:
+    """Whether the server had closed the connection while it was idle, and we had not heard of it (RFC 9112, 9.3.1);
+    and the request may be sent again."""
+    if not isinstance(error, UpstreamError) or error.reason is not RESET_BEFORE_RESPONSE or error.answered:
+        return False
+    return error.sent is Sent.NOTHING or (request.method in IDEMPOTENT and isinstance(request.body, bytes))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
@@ -127,12 +127,12 @@ class Connection(asyncio.Protocol):
 
     # One exchange
 
-    def begin(self, request: Outgoing, head: bytes) -> NativeAnswer:
+    def begin(self, request: Outgoing, head: bytes, arrived: Callable[[], None] | None = None) -> NativeAnswer:
         """Writes the request; a body that comes in pieces is written by a task of its own.
 
-        The `waiter` of what is returned is done when the head has come, or a failure.
+        When the head has come, or a failure, `arrived` is called; without it, the `waiter` of what is returned is done.
         """
-        transport, answer = self._transport, NativeAnswer(self, request)
+        transport, answer = self._transport, NativeAnswer(self, request, arrived)
         assert transport is not None
         if transport.is_closing():
             answer.fail(RESET_BEFORE_RESPONSE, "the connection had been closed")

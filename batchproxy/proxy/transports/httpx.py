@@ -69,6 +69,9 @@ class HttpxTransport:
     def __repr__(self) -> str:
         return f"HttpxTransport({self.url}, running={self._pool.running}, closing={len(self._closing)})"
 
+    def begin(self, request: Outgoing, arrived: Callable[[], None]) -> None:
+        """There is nothing that could be sent at once."""
+
     async def send(self, request: Outgoing) -> HttpxAnswer:
         """The head of the answer. Raises `UpstreamError`; when cancelled, the connection is cut."""
         exchange = Exchange(self, self._pool, request)

@@ -11,22 +11,19 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from ..settings import TLS, Timeouts
 from . import (
     CONNECT_FAILURE,
     CONNECT_TIMEOUT,
-    IDEMPOTENT,
-    RESET_BEFORE_RESPONSE,
     TLS_FAILURE,
     TOTAL_TIMEOUT,
     Outgoing,
-    Sent,
     UpstreamError,
 )
-from .answer import SLACK, NativeAnswer
+from .answer import SLACK, NativeAnswer, is_stale
 from .connection import Connection
 from .tls import tls_context
 
@@ -99,15 +96,22 @@ class NativeTransport:
     def idle_connections(self) -> int:
         return len(self._idle)
 
-    async def send(self, request: Outgoing) -> NativeAnswer:
-        """The head of the answer. Raises `UpstreamError`; when cancelled, the connection is cut."""
+    def begin(self, request: Outgoing, arrived: Callable[[], None]) -> NativeAnswer | None:
+        """Sends a request if a connection is idle; see `transports.Transport`."""
         head = self._head(request)
-        connection = self._idle.pop() if self._idle else None
-        while connection is not None and not connection.is_usable:
-            connection = self._idle.pop() if self._idle else None
+        connection = self._idle_one()
+        return None if connection is None else connection.begin(request, head, arrived)
+
+    async def send(self, request: Outgoing, *, again: bool = False) -> NativeAnswer:
+        """The head of the answer. Raises `UpstreamError`; when cancelled, the connection is cut.
+
+        `again` is for a request that met a stale connection: the others may be as stale, and whoever waits came later.
+        """
+        head = self._head(request)
+        connection = None if again else self._idle_one()
         was_idle = connection is not None
         if connection is None:
-            connection, was_idle = await self._acquire(request.deadline)
+            connection, was_idle = await self._acquire(request.deadline, first=again)
         while True:
             answer = connection.begin(request, head)
             if answer.waiter is not None:
@@ -120,11 +124,18 @@ class NativeTransport:
             error = answer.error
             if error is None or answer.has_body:
                 return answer
-            if not (was_idle and _is_stale(request, error)):
+            if not (was_idle and not again and is_stale(request, error)):
                 raise error
-            # The others may be as stale; whoever waits has come later.
             connection, _ = await self._acquire(request.deadline, first=True)
-            was_idle = False
+            again = True
+
+    def _idle_one(self) -> Connection | None:
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if connection.is_usable:
+                return connection
+        return None
 
     def _head(self, request: Outgoing) -> bytes:
         """The head as it goes out. Raises `ValueError` for what would break it: a mistake of ours."""
@@ -287,14 +298,6 @@ class NativeTransport:
             connection.abort()
         if ending:
             await asyncio.wait(ending)
-
-
-def _is_stale(request: Outgoing, error: BaseException) -> bool:
-    """Whether the server had closed the connection while it was idle, and we had not heard of it (RFC 9112, 9.3.1);
-    and the request may be sent again."""
-    if not isinstance(error, UpstreamError) or error.reason is not RESET_BEFORE_RESPONSE or error.answered:
-        return False
-    return error.sent is Sent.NOTHING or (request.method in IDEMPOTENT and isinstance(request.body, bytes))
 
 
 def _fields(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
