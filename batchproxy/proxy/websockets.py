@@ -98,6 +98,8 @@ async def _open(
         open_timeout=timeouts.connect + timeouts.first_byte,
         close_timeout=_CLOSE_PATIENCE,
         max_size=way.max_response_bytes or MAX_MESSAGE_BYTES,
+        # It counts frames, however large: beside this one there is the one that is being passed on.
+        max_queue=1,
         **_destination(address, way),
     )
 
@@ -186,16 +188,23 @@ class _Relay:
             message = await self._receive()
         self._is_over = True
         code = message.get("code") or 1005
-        await connection.close(_NEVER_SENT.get(code, code), _reason(message.get("reason")))
+        await _leave(connection, _NEVER_SENT.get(code, code), _reason(message.get("reason")))
 
     async def _to_client(self) -> None:
         connection = self._connection
         try:
             while True:
                 data = await connection.recv()
+                if self._is_over:
+                    # Nobody wants it any more, but it comes before the answer to our goodbye.
+                    continue
                 self._moved = self._loop.time()
                 kind = "text" if isinstance(data, str) else "bytes"
-                await self._send({"type": "websocket.send", kind: data})
+                try:
+                    await self._send({"type": "websocket.send", kind: data})
+                except OSError:
+                    # The client is gone; with which code the other pump will hear.
+                    self._is_over = True
                 self._moved = self._loop.time()
         except ConnectionClosed as closed:
             code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd is not None else (_BAD_GATEWAY, "")
@@ -208,7 +217,7 @@ class _Relay:
     async def _say_goodbye(self, code: int, reason: str) -> None:
         self._is_over = True
         await self._tell(_closing(code, reason))
-        await self._connection.close(code, reason)
+        await _leave(self._connection, code, reason)
 
     async def _tell(self, closing: Message) -> None:
         """A client that reads nothing would keep us for ever."""
@@ -282,11 +291,18 @@ async def _ended(*tasks: asyncio.Future[Any]) -> None:
             task.exception()
 
 
+async def _leave(connection: ClientConnection, code: int, reason: str) -> None:
+    """The closing handshake. The library waits as long as it takes for the goodbye to be written."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_PATIENCE):
+            await connection.close(code, reason)
+
+
 async def _close(connection: ClientConnection) -> None:
     """Closes it if need be; without waiting for the other side if ours is being cancelled."""
     with contextlib.suppress(Exception):
         try:
-            await connection.close(_GOING_AWAY)
+            await _leave(connection, _GOING_AWAY, "")
         finally:
             connection.transport.abort()
     await connection.wait_closed()

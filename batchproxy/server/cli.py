@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -66,10 +67,14 @@ def everything(
       4   send: some item failed, or the batch was refused
       5   send: no answer
       78  the configuration is wrong
+      130 interrupted
 
     Data goes to stdout, talk to stderr.
     """
-    Manner.is_quiet, Manner.is_verbose, Manner.has_colour = quiet, verbose, not no_color
+    Manner.is_quiet, Manner.is_verbose = quiet, verbose
+    if no_color:
+        # Workers, and libraries that print, hear of it there.
+        os.environ["NO_COLOR"] = "1"
 
 
 def run() -> int:
@@ -81,10 +86,25 @@ def run() -> int:
     try:
         app(prog_name="batchproxy")
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(Code.FINE if end.code is None else Code.FAILED)
+        code = end.code if isinstance(end.code, int) else int(Code.FINE if end.code is None else Code.FAILED)
+        if code == Code.INTERRUPTED:
+            _end_by_interrupt()
+        return code
+    except KeyboardInterrupt:
+        _end_by_interrupt()
+        return int(Code.INTERRUPTED)
     except Exception as fault:
         if Manner.is_verbose:
             raise
         print(f"batchproxy: {type(fault).__name__}: {escaped(fault)}", file=sys.stderr)
         return int(Code.FAILED)
     return int(Code.FINE)
+
+
+def _end_by_interrupt() -> None:
+    """As the system would have done it: a shell ends its loop only if the command in it has died of the signal."""
+    if os.name == "posix":
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)

@@ -11,17 +11,21 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
 from ..engine.model import ASGIApp
 from .settings import Server as Settings
 
 _SLACK = 256 * 1024
 """What may come in one piece beyond the limit of the head: the beginning of a body, pipelined requests."""
+_GOING_AWAY = 1001
+_CLOSE_PATIENCE = 5.0
 
 
 class Protocol(HttpToolsProtocol):
@@ -84,6 +88,35 @@ class Protocol(HttpToolsProtocol):
             self.shutdown()
 
 
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """Says goodbye when the process ends, and waits for the answer: uvicorn closes at once, and what the client had
+    under way then resets the connection before it has read why."""
+
+    _is_leaving = False
+
+    def shutdown(self) -> None:
+        if not self.handshake_complete or self.close_sent or self.conn.state is not State.OPEN:
+            super().shutdown()
+            return
+        self._is_leaving = True
+        self.stop_keepalive()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": _GOING_AWAY, "reason": ""})
+        self.conn.send_close(_GOING_AWAY)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        # Aborted, for a client that reads nothing lets nothing be closed.
+        self.close_timer = self.loop.call_later(_CLOSE_PATIENCE, self.transport.abort)
+
+    def send_receive_event_to_app(self) -> None:
+        if self._is_leaving:
+            # Nobody takes it any more, and the answer to the goodbye comes behind it.
+            self.frames = []
+            return
+        super().send_receive_event_to_app()
+
+
 class HttpServer(uvicorn.Server):
     """A uvicorn that leaves signals to others, and whose sockets stay theirs who made them."""
 
@@ -125,7 +158,7 @@ def main_server(app: ASGIApp, settings: Settings) -> HttpServer:
         http=protocol,
         limit_concurrency=settings.max_connections,
         timeout_keep_alive=settings.keep_alive,
-        ws="websockets-sansio",
+        ws=WebSocketProtocol,
         ws_per_message_deflate=False,
         **tls,
     )
@@ -209,12 +242,3 @@ def address_of(listening: socket.socket, *, tls: bool = False) -> str:
         return f"unix:{name if isinstance(name, str) else name.decode()}"
     host = f"[{name[0]}]" if ":" in name[0] else name[0]
     return f"{'https' if tls else 'http'}://{host}:{name[1]}"
-
-
-def run(main: Coroutine[Any, Any, int]) -> int:
-    """Runs a coroutine on uvloop, where there is one."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(main)
-    return uvloop.run(main)

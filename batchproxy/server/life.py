@@ -20,7 +20,8 @@ from ..observe.process_log import close_log, set_up
 from .admin import Admin
 from .config import ConfigErrors, Loaded
 from .fleet import Alone, Fleet, Refused
-from .http import HttpServer, address_of, admin_server, bound, run
+from .http import HttpServer, address_of, admin_server, bound
+from .loop import run
 from .reload import Reloader
 from .settings import Listener, read_listener
 
@@ -147,6 +148,8 @@ class _Life:
         try:
             await self._fleet.start(self._reloader.loaded)
         except Refused as refusal:
+            if self._asked.done():
+                return OK  # the workers ended because we were asked to
             logger.error("start.failed: %s", refusal)
             return FAILED
         self.is_started = True

@@ -24,7 +24,7 @@ from typing import Any
 from ..observe.process_log import set_up
 from .config import Loaded
 from .fleet import Alone, Refused
-from .http import run
+from .loop import run
 
 logger = logging.getLogger("batchproxy")
 
@@ -175,6 +175,8 @@ class Worker:
                 str(theirs.fileno()),
                 pass_fds=(self._listening.fileno(), theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
+                # Ctrl-C on a terminal is told to the parent alone, which tells its workers when they can hear it.
+                start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(each or os.getcwd() for each in sys.path)},
             )
         self.pid = self._process.pid

@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from batchproxy import BatchMiddleware
-from tests.programs import batchproxy
+from batchproxy.server.commands.batch_file import check_url
+from tests.programs import ROOT, batchproxy
 from tests.serving import PATIENCE, serve
 
 CONFIG = """\
@@ -26,18 +29,37 @@ VERBS = ("serve", "check", "routes", "send", "schema", "init", "reload", "health
 
 
 def run(
-    *arguments: str, stdin: bytes = b"", folder: Path | None = None, variables: Mapping[str, str] | None = None
+    *arguments: str,
+    stdin: bytes = b"",
+    folder: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+    as_anybody: bool = False,
+    unread: str = "",
 ) -> subprocess.CompletedProcess[bytes]:
+    """To the end. `as_anybody`: without the privilege to read every file; `unread`: a stream whose reader has left."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("BATCHPROXY_", "NO_COLOR"))}
-    return subprocess.run(
-        [sys.executable, "-m", "batchproxy", *arguments],
-        input=stdin,
-        capture_output=True,
-        timeout=PATIENCE,
-        cwd=folder,
-        env={**kept, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "COLUMNS": "100", **(variables or {})},
-        check=False,
-    )
+    left, broken = os.pipe()
+    os.close(left)
+    try:
+        return subprocess.run(
+            [*(unprivileged() if as_anybody else ()), sys.executable, "-m", "batchproxy", *arguments],
+            input=stdin,
+            timeout=PATIENCE,
+            cwd=folder,
+            env={**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **(variables or {})},
+            check=False,
+            stdout=broken if unread == "stdout" else subprocess.PIPE,
+            stderr=broken if unread == "stderr" else subprocess.PIPE,
+        )
+    finally:
+        os.close(broken)
+
+
+def unprivileged() -> list[str]:
+    """What takes the privilege off a command that only root has."""
+    if os.geteuid() != 0:
+        return []
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 
 
 @pytest.fixture
@@ -78,7 +100,7 @@ def test_help_names_verbs_and_exit_codes() -> None:
     text = done.stdout.decode()
     assert (done.returncode, done.stderr) == (0, b"")
     assert all(f"\n  {verb} " in text for verb in VERBS)
-    assert all(f"\n    {code} " in text for code in (0, 1, 2, 4, 5, 78))
+    assert all(f"\n    {code} " in text for code in (0, 1, 2, 4, 5, 78, 130))
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -116,7 +138,7 @@ def test_missing_extra_says_what_to_install() -> None:
 def test_check(file: Path, tmp_path: Path) -> None:
     """A right file is 0, a wrong one 78 with its place; JSON goes to stdout; an unreachable address is 1."""
     right = run("check", "-c", str(file), "--print")
-    assert (right.returncode, right.stderr) == (0, b"ok: 1 upstreams, 1 routes, 1 endpoints\n")
+    assert (right.returncode, right.stderr) == (0, b"ok: 1 upstream, 1 route, 1 endpoint\n")
     assert b"http://127.0.0.1:9" in right.stdout
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("upstream: {}\n", "utf-8")
@@ -170,7 +192,7 @@ def test_send() -> None:
         failed = run("send", "-", *target, "--stream", stdin=b'{"requests": [{"path": "/a"}, {"path": "/fails"}]}')
         whole = run("send", "-", *target, "--json", stdin=b'[{"path": "/a"}]')
         refused = run("send", "-", *target, stdin=b'[{"path": "/a", "\\u001b[2J": 1}]')
-    assert (fine.returncode, fine.stderr) == (0, b"1 items, 1 succeeded, 0 failed\n")
+    assert (fine.returncode, fine.stderr) == (0, b"1 item, 1 succeeded, 0 failed\n")
     assert b"/a" in fine.stdout
     assert b"\x1b" not in fine.stdout
     assert (failed.returncode, len(failed.stdout.splitlines())) == (4, 2)
@@ -232,3 +254,193 @@ def test_version() -> None:
     assert plain.stdout == flag.stdout
     assert verbose.stdout.startswith(plain.stdout)
     assert b"\nuvicorn " in verbose.stdout
+
+
+# What new users get wrong
+
+
+@pytest.mark.parametrize("words", [("/users/7",), ("GET", "-H", "a:b"), ("/users/7", "GET"), ("users/7", "/users/7")])
+def test_routes_without_a_method_says_what_was_expected(words: tuple[str, ...], file: Path) -> None:
+    """A method alone, a path alone or both in the wrong order: 2, with an example that works; no flag is swallowed."""
+    done = run("routes", "--match", *words, "-c", str(file))
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"expected a method and a path, such as --match GET /users/7\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "example"),
+    [
+        ("localhost:8080/batch", "http://localhost:8080/batch"),
+        ("127.0.0.1:8080", "http://127.0.0.1:8080/batch"),
+        ("[::1]:8080/batch", "http://[::1]:8080/batch"),
+        ("ftp://localhost/batch", "http://127.0.0.1:8080/batch"),
+        ("http://", "http://127.0.0.1:8080/batch"),
+        ("http://h:99999/", "http://127.0.0.1:8080/batch"),
+        ("http://h/a b", "http://127.0.0.1:8080/batch"),
+        ("http://h/\x1b[2J", "http://127.0.0.1:8080/batch"),
+        ("http://[h/", "http://127.0.0.1:8080/batch"),
+        ("", "http://127.0.0.1:8080/batch"),
+    ],
+)
+def test_what_is_expected_of_a_url(url: str, example: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was given, and one that would do, made of it if it only lacks a scheme."""
+    with pytest.raises(typer.Exit) as ended:
+        check_url(url)
+    told = capsys.readouterr()
+    assert (ended.value.exit_code, told.out) == (2, "")
+    assert told.err.endswith(f": expected http:// or https://, a host and a path, such as {example}\n")
+    assert "\x1b" not in told.err
+
+
+def test_a_url_without_a_scheme_is_wrong_usage() -> None:
+    """2, before anything is read or sent; not a failure to get an answer."""
+    for options in ((), ("--curl",)):
+        done = run("send", "missing.json", "--url", "localhost:8080/batch", *options)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert done.stderr.startswith(b"batchproxy: --url localhost:8080/batch: expected http://")
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "told"),
+    [
+        ("/page", (), "200 OK (text/html){}: <p> \\x1b[2J </p>"),
+        ("/page", ("--stream",), "200 OK (text/html){}: <p> \\x1b[2J </p>"),
+        ("/page", ("--json",), "200 OK (text/html){}: <p> \\x1b[2J </p>"),
+        ("/records", ("--stream", "--json"), '200 OK (application/x-ndjson){}: {{"a": 1}}'),
+        ("/nothing", ("--stream",), "200 OK (application/x-ndjson){}"),
+        ("/missing", (), '404 Not Found (application/json){}: {{"detail": 1}}'),
+        ("/missing", ("--json",), '404 Not Found (application/json){}: {{"detail": 1}}'),
+        ("/moved", (), "308 Permanent Redirect to https://…@h/batch (of no type){}"),
+    ],
+)
+def test_an_address_that_answers_no_batches(path: str, options: tuple[str, ...], told: str, elsewhere: str) -> None:
+    """5, with who answered what; a password in the URL is not repeated, and a terminal obeys nothing."""
+    url = elsewhere.replace("//", "//user:password@") + path
+    done = run("send", "-", "--url", url, *options, stdin=b'[{"path": "/a"}]')
+    assert (done.returncode, done.stdout) == (5, b"")
+    answered = told.format(", which is not the answer to a batch")
+    assert done.stderr.decode() == f"batchproxy: {elsewhere.replace('//', '//…@')}{path}: answered {answered}\n"
+
+
+def test_a_stream_that_breaks_off(elsewhere: str) -> None:
+    """What came is printed; 5, and that the rest is missing."""
+    done = run("send", "-", "--url", f"{elsewhere}/broken", "--stream", stdin=b'[{"path": "/a"}, {"path": "/b"}]')
+    assert (done.returncode, done.stdout.split()[:3]) == (5, [b"0", b"GET", b"/a"])
+    assert (
+        done.stderr == f"batchproxy: {elsewhere}/broken: the answer broke off: it ended before its summary\n".encode()
+    )
+
+
+async def foreign(scope: Any, receive: Any, send: Any) -> None:
+    """Knows nothing of batches."""
+    ndjson = b"application/x-ndjson"
+    status, kind, body = {
+        "/page": (200, b"text/html; charset=utf-8", b"<p>\n \x1b[2J </p>"),
+        "/records": (200, ndjson, b'{"a": 1}\n{"a": 2}\n'),
+        "/nothing": (200, ndjson, b""),
+        "/broken": (200, ndjson, b'{"index": 0, "status": 200}\n'),
+        "/moved": (308, b"", b""),
+    }.get(scope["path"], (404, b"application/json", b'{"detail": 1}'))
+    headers = [(b"content-type", kind)] if kind else [(b"location", b"https://secret@h/batch")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[str]:
+    with serve(foreign, lifespan="off") as server:
+        yield server.url
+
+
+# Files and pipes
+
+
+@pytest.fixture(params=["missing", "directory", "unreadable", "empty", "binary"])
+def bad_file(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+    """A kind of wrong file, and one of that kind."""
+    path = tmp_path / "given"
+    if request.param == "directory":
+        path.mkdir()
+    elif request.param != "missing":
+        path.write_bytes({"empty": b"", "binary": b"\xff\xfe\x00\x01"}.get(request.param, b"{}"))
+    if request.param == "unreadable":
+        path.chmod(0)
+    return request.param, path
+
+
+TOLD = {
+    "missing": "cannot be read: No such file or directory",
+    "directory": "cannot be read: Is a directory",
+    "unreadable": "cannot be read: Permission denied",
+}
+
+
+def test_bad_config_files(bad_file: tuple[str, Path]) -> None:
+    """For each verb that reads one: 78, and one line that names the file and says what it is."""
+    kind, path = bad_file
+    told = TOLD | {"empty": ":1:1: error: there is no upstream", "binary": ":1:1: error: this is not text in UTF-8"}
+    for verb in ("check", "serve", "routes") if kind in ("directory", "unreadable") else ("check",):
+        done = run(verb, "-c", str(path), as_anybody=True)
+        assert (done.returncode, done.stdout) == (78, b"")
+        assert done.stderr.decode().startswith(str(path))
+        assert told[kind] in done.stderr.decode()
+        assert done.stderr.count(b"\n") == 1
+
+
+def test_bad_batch_files(bad_file: tuple[str, Path]) -> None:
+    """2, and one line that names the file and says what it is; likewise from stdin."""
+    kind, path = bad_file
+    told = TOLD | {
+        "empty": "is empty: expected a batch, or a list of items, in JSON",
+        "binary": "is not text in UTF-8: expected a batch, or a list of items, in JSON",
+    }
+    done = run("send", str(path), as_anybody=True)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode() == f"batchproxy: {path} {told[kind]}\n"
+    if kind in ("empty", "binary"):
+        assert run("send", "-", stdin=path.read_bytes()).stderr.decode() == f"batchproxy: stdin {told[kind]}\n"
+
+
+def test_a_batch_as_windows_writes_it() -> None:
+    """A byte order mark before a list of items is no part of the batch."""
+    done = run("send", "-", "--curl", stdin=b'\xef\xbb\xbf[{"path": "/a"}]\r\n')
+    assert (done.returncode, b"\xef\xbb\xbf" in done.stdout) == (0, False)
+    assert b'{"requests": [{"path": "/a"}]}' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("", "is a directory; expected the name of a file in it"),
+        ("a/b.yaml", "cannot be written: No such file or directory"),
+        ("there.yaml", "is there already; --force writes over it"),
+        ("there.yaml/b", "cannot be written: Not a directory"),
+    ],
+)
+def test_init_where_nothing_can_be_written(name: str, told: str, tmp_path: Path) -> None:
+    """1, with what is in the way, which stays as it is."""
+    (tmp_path / "there.yaml").write_text("mine", "utf-8")
+    done = run("init", str(tmp_path / name))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == f"batchproxy: {tmp_path / name} {told}\n"
+    assert (tmp_path / "there.yaml").read_text("utf-8") == "mine"
+
+
+def test_a_pipe_that_nobody_reads(file: Path, tmp_path: Path) -> None:
+    """`batchproxy schema | head -1`: every verb that prints ends quietly; so it does where talk is not heard."""
+    (tmp_path / "wrong.yaml").write_text("upstream: {}", "utf-8")
+    commands: list[tuple[str, ...]] = [
+        ("schema",), ("schema", "--kind", "batch"), ("init", "-"), ("version", "--verbose"), ("--help",),
+        ("routes", "-c", str(file)), ("routes", "-c", str(file), "--match", "GET", "/users/7"),
+        ("check", "-c", str(file), "--print"), ("check", "-c", "wrong.yaml", "--format", "json"),
+        ("send", "-", "--curl"),
+    ]  # fmt: skip
+    with serve(BatchMiddleware(app)) as server, ThreadPoolExecutor(2) as pool:
+        url = ("--url", f"{server.url}/batch")
+        commands += [("send", "-", *url), ("send", "-", *url, "--stream"), ("send", "-", *url, "--json")]
+        items = json.dumps([{"path": "/a"}] * 50).encode()
+        runs = [pool.submit(run, *words, stdin=items, folder=tmp_path, unread="stdout") for words in commands]
+        for words, done in zip(commands, [each.result() for each in runs], strict=True):
+            assert (words, done.returncode, done.stderr) == (words, 1, b"")
+        for words in (("check", "-c", "wrong.yaml"), ("check", "-c", str(file)), ("nonsense",), ("send", "missing")):
+            assert run(*words, folder=tmp_path, unread="stderr").stdout == b""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from .configured import ConfigFile, Upstreams, loader
-from .speaking import Code, data, escaped, note
+from .speaking import Code, counted, data, escaped, note
 
 
 def check(
@@ -47,7 +47,8 @@ def check(
     for warning in loaded.warnings:
         note(warning)
     found = loaded.config
-    note(f"ok: {len(found.upstreams)} upstreams, {len(found.all_routes)} routes, {len(found.endpoints)} endpoints")
+    counts = (len(found.upstreams), "upstream"), (len(found.all_routes), "route"), (len(found.endpoints), "endpoint")
+    note("ok: " + ", ".join(counted(number, what) for number, what in counts))
     if connect:
         from .connecting import tried
 

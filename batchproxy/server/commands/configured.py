@@ -21,6 +21,7 @@ ConfigFile: TypeAlias = Annotated[
         "-c",
         envvar="BATCHPROXY_CONFIG",
         metavar="FILE",
+        readable=False,  # not checked by typer: a file that cannot be read is told like any other that is wrong
         help="The config file. None is taken unasked, not even ./batchproxy.yaml.",
     ),
 ]

@@ -28,8 +28,10 @@ def routes(
     config: ConfigFile = None,
     upstream: Upstreams = None,
     match: Annotated[
-        tuple[str, str] | None, typer.Option("--match", metavar="METHOD PATH", help="Where this request would go.")
+        str | None, typer.Option("--match", metavar="METHOD PATH", help="Where this request would go.")
     ] = None,
+    # Not a second value of the option: without it, the parser would take the next flag for one.
+    path: Annotated[str | None, typer.Argument(hidden=True, metavar="PATH")] = None,
     host: Annotated[str, typer.Option(help="The Host of that request.")] = "localhost",
     header: Annotated[
         list[str] | None, typer.Option("--header", "-H", metavar="NAME:VALUE", help="A header of that request.")
@@ -49,8 +51,9 @@ def routes(
 
     Exit codes: 0 it would be sent; 1 it would be refused.
     """
+    asked = _asked(match, path)
     found = loaded(config, upstream).config
-    if match is None:
+    if asked is None:
         _table(found)
         return
     wanted = [each for each in found.endpoints if endpoint in (None, each.path)]
@@ -59,8 +62,19 @@ def routes(
             Code.USAGE, f"--endpoint {escaped(endpoint)}: expected one of {', '.join(e.path for e in found.endpoints)}"
         )
     headers = [_header(text) for text in header or ()]
-    if not asyncio.run(_matched(found, wanted[0], match[0], match[1], host, headers)):
+    if not asyncio.run(_matched(found, wanted[0], *asked, host, headers)):
         raise typer.Exit(int(Code.FAILED))
+
+
+def _asked(match: str | None, path: str | None) -> tuple[str, str] | None:
+    """Method and path, or None for the whole table."""
+    from ...engine.headers import is_token
+
+    words = [escaped(word) for word in (match, path) if word is not None]
+    if words and (match is None or path is None or not is_token(match)):
+        example = next((word for word in words if word.startswith("/")), "/users/7")
+        fail(Code.USAGE, f"--match {' '.join(words)}: expected a method and a path, such as --match GET {example}")
+    return None if match is None or path is None else (match, path)
 
 
 def _table(config: Config) -> None:

@@ -5,10 +5,10 @@ Knows: exit codes, terminals, what must not reach one. Must not know: what the v
 
 from __future__ import annotations
 
-import os
+import shutil
 import sys
 from enum import IntEnum
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -25,6 +25,7 @@ class Code(IntEnum):
     ITEM_FAILED = 4
     NO_ANSWER = 5
     BAD_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
+    INTERRUPTED = 130  # 128 and SIGINT, as shells count
 
 
 class Manner:
@@ -32,12 +33,16 @@ class Manner:
 
     is_quiet = False
     is_verbose = False
-    has_colour = True
 
 
 def escaped(text: object) -> str:
     """Text from outside, with what a terminal would obey spelled out."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in str(text))
+
+
+def counted(number: int, what: str) -> str:
+    """`1 item`, `2 items`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def data(text: str) -> None:
@@ -57,18 +62,21 @@ def fail(code: Code, text: str) -> NoReturn:
     raise typer.Exit(int(code))
 
 
-def console(stream: TextIO | None = None) -> Console:
-    """For tables; coloured only on a terminal."""
+def console() -> Console:
+    """For tables on stdout; as wide as the terminal, and coloured only on one."""
     from rich.console import Console
 
-    stream = stream or sys.stdout
-    is_terminal = stream.isatty()
-    is_coloured = is_terminal and Manner.has_colour and not os.environ.get("NO_COLOR")
+    from ...observe.logs import takes_colours
+
+    is_terminal = sys.stdout.isatty()
+    # Asked here: rich takes every simple terminal for one of 80 columns, unless it is told both.
+    width, height = shutil.get_terminal_size()
     return Console(
-        file=stream,
+        file=sys.stdout,
         force_terminal=is_terminal,
-        color_system="auto" if is_coloured else None,
-        width=None if is_terminal else 1000,
+        color_system="auto" if takes_colours(sys.stdout) else None,
+        width=width if is_terminal else 1000,
+        height=height,
         markup=False,
         emoji=False,
         highlight=False,

@@ -19,7 +19,9 @@ upstreams:
 
 
 def init(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="Where to; - for stdout.")] = Path("batchproxy.yaml"),
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", readable=False, help="Where to; - for stdout.")] = Path(
+        "batchproxy.yaml"
+    ),
     minimal: Annotated[bool, typer.Option("--minimal", help="Only what must be there.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
@@ -38,6 +40,8 @@ def init(
         with file.open("w" if force else "x", encoding="utf-8") as target:
             target.write(text)
     except FileExistsError:
+        if file.is_dir():
+            fail(Code.FAILED, f"{escaped(file)} is a directory; expected the name of a file in it")
         fail(Code.FAILED, f"{escaped(file)} is there already; --force writes over it")
     except OSError as fault:
         fail(Code.FAILED, f"{escaped(file)} cannot be written: {fault.strerror}")
