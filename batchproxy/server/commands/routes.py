@@ -119,14 +119,8 @@ async def _matched(
         return False
     upstreams = {name: LiveUpstream(name, settings) for name, settings in config.upstreams.items()}
     try:
-        scope = {
-            "type": "http",
-            "path": read[0].decode("latin-1"),
-            "raw_path": read[0],
-            "query_string": read[1],
-            "headers": [(b"host", host.encode("utf-8")), *headers],
-        }
-        verdict = Ways(table, upstreams).find(scope, method, is_canonical=True)
+        fields = [(b"host", host.encode("utf-8")), *headers]
+        verdict = Ways(table, upstreams).find(method, read[0], read[1], fields, is_canonical=True)
     finally:
         for upstream in upstreams.values():
             await upstream.aclose()
