@@ -39,6 +39,13 @@ if sys.version_info >= (3, 12):
 
 WRITE_AHEAD = 256 * KiB
 """Nothing new starts while this many bytes wait to be written to a slow reader."""
+PORTION = 5
+"""So many items of a batch start in one turn of the loop; then others are served.
+
+Measured, Starlette behind uvicorn: the p99 of a single request beside batches of 100 is 1.5 times that of one alone; it
+was 3.2 times with 16. An item in a batch of 100 costs 5 % more.
+"""
+_EARLY_TURNS = 4
 _TIMER_RESOLUTION = 0.001
 
 
@@ -131,9 +138,12 @@ class Run:
         """Runs the batch to its end; returns when the last result is written and no task of an item is left."""
         try:
             self._pump()
-            # One turn of the loop, in which items that never wait come to their end.
-            await asyncio.sleep(0)
-            if self._schedule.unsettled:
+            # A few turns of the loop, in which items that never wait come to their end.
+            for _ in range(_EARLY_TURNS):
+                await asyncio.sleep(0)
+                if not self._schedule.unsettled:
+                    break
+            else:
                 self._keep_watch()
             while True:
                 self._awake = False
@@ -154,8 +164,9 @@ class Run:
                 self._reap()
         finally:
             await self._clean_up()
-        if self._watcher is not None and not self._watcher.cancelled():
-            self._watcher.result()
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None and not watcher.cancelled():
+            watcher.result()
         if self._interrupt is not None:
             raise self._interrupt
 
@@ -192,7 +203,7 @@ class Run:
         self._pumping = False
         running, share, schedule = self._running, self._share, self._schedule
         now = self._loop.time()
-        for _ in range(self._concurrency - len(running)):
+        for _ in range(min(PORTION, self._concurrency - len(running))):
             if self._emitter.backlog > WRITE_AHEAD:
                 break
             if self._next_in_lane:
@@ -217,7 +228,7 @@ class Run:
                 break
         else:
             if len(running) < self._concurrency:
-                # Refused items and eager tasks have ended already; others get their turn before this batch goes on.
+                # Others get their turn before this batch goes on.
                 self._pump_soon()
         if share.reserved:
             share.give_back_unused()
@@ -564,5 +575,8 @@ class Run:
             except asyncio.CancelledError:
                 cancelled = True
         self._share.leave()
+        # It leads back to us. So that this batch, and all bodies in it, go at once, and not when the collector comes.
+        del self._watch
         if cancelled:
+            self._watcher = None
             raise asyncio.CancelledError

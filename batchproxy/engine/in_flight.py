@@ -45,23 +45,30 @@ class InFlight:
         return Share(self, min(places, self.limit), granted)
 
     def _pass_on(self) -> None:
-        """Gives free places to those who wait, one each in turn."""
+        """Gives free places to those who wait, one each in turn, over and over as long as they may want more.
+
+        Many places often become free in one turn of the loop. If a share left the queue with its first one, the others
+        would go to whoever comes by first, who takes all.
+        """
         while self._waiting and self.used < self.limit:
             share = self._waiting.popleft()
             self.used += 1
             share.reserved += 1
-            share.queued = False
+            share.queued = share.held + share.reserved < share.most
+            if share.queued:
+                self._waiting.append(share)
             share.granted()
 
 
 class Share:
     """The places of one batch: `take` one for each item, `give_back` each, `leave` at the end."""
 
-    __slots__ = ("_pool", "_wanted", "granted", "held", "queued", "reserved")
+    __slots__ = ("_pool", "_wanted", "granted", "held", "most", "queued", "reserved")
 
     def __init__(self, pool: InFlight, wanted: int, granted: Callable[[], None]) -> None:
         self._pool = pool
         self._wanted = wanted
+        self.most = wanted
         self.granted = granted
         self.held = 0
         self.reserved = 0
@@ -90,10 +97,11 @@ class Share:
             self._pool._pass_on()
 
     def give_back_unused(self) -> None:
-        """Places that were granted, when there is nothing to start in them now."""
+        """Places that were granted, when there is nothing to start in them now, nor in more."""
         if self.reserved:
             self._pool.used -= self.reserved
             self.reserved = 0
+            self._leave_queue()
             self._pool._pass_on()
 
     def want_no_more(self) -> None:
@@ -104,10 +112,19 @@ class Share:
     def leave(self) -> None:
         """Gives everything back; the share is of no further use. May be called twice."""
         pool = self._pool
-        if self.queued:
-            pool._waiting.remove(self)
-            self.queued = False
+        self._leave_queue()
         pool.used -= self.held + self.reserved
         pool.wanted -= self._wanted
         self.held = self.reserved = self._wanted = 0
         pool._pass_on()
+        # Whom it would tell holds it: without this the two would live until the collector comes.
+        self.granted = _nobody
+
+    def _leave_queue(self) -> None:
+        if self.queued:
+            self._pool._waiting.remove(self)
+            self.queued = False
+
+
+def _nobody() -> None:
+    """There is nobody to tell any more."""

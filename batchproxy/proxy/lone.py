@@ -189,7 +189,8 @@ class LoneRequest:
             self._limit.reschedule(self._loop.time())
 
     async def _stop_watching(self) -> None:
-        watcher = self._watcher
+        # It and the upload hold us: without this all would live until the collector comes.
+        watcher, self._watcher, self._upload = self._watcher, None, None
         if watcher is None:
             return
         watcher.cancel()

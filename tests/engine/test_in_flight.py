@@ -239,6 +239,7 @@ class Places(RuleBasedStateMachine):
         self.held: dict[Member, int] = {}
         self.granted: dict[Member, int] = {}
         self.wanted: dict[Member, int] = {}
+        self.most: dict[Member, int] = {}
         self.waiting: deque[Member] = deque()
 
     @property
@@ -248,7 +249,10 @@ class Places(RuleBasedStateMachine):
     def hand_out(self) -> None:
         """What the pool has to do whenever a place has become free."""
         while self.waiting and self.used < self.pool.limit:
-            self.granted[self.waiting.popleft()] += 1
+            member = self.waiting.popleft()
+            self.granted[member] += 1
+            if self.held[member] + self.granted[member] < self.most[member]:
+                self.waiting.append(member)
 
     @rule(target=members, places=st.integers(1, 6))
     def join(self, places: int) -> Member:
@@ -263,6 +267,7 @@ class Places(RuleBasedStateMachine):
             return member
         member.share = self.pool.join(places, member.tell)
         self.held[member], self.granted[member], self.wanted[member] = 0, 0, asked
+        self.most[member] = asked
         return member
 
     @rule(member=members)
@@ -290,6 +295,8 @@ class Places(RuleBasedStateMachine):
     @rule(member=members)
     def give_back_unused(self, member: Member) -> None:
         if member in self.held:
+            if self.granted[member] and member in self.waiting:
+                self.waiting.remove(member)
             self.granted[member] = 0
             member.share.give_back_unused()
             self.hand_out()

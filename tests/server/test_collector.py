@@ -1,17 +1,30 @@
-"""The process has frozen its heap and set the collector's thresholds; the middleware in an app of others has not."""
+"""The process has frozen its heap and set the collector's thresholds; the middleware in an app of others has not.
+
+Since the collector comes seldom, nothing may be left to it: a batch that waited for it would keep all its bodies.
+"""
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from batchproxy import BatchMiddleware
+from batchproxy.engine.execute import Run
+from batchproxy.proxy.lone import LoneRequest
+from batchproxy.server.running import running
+from tests.engine.on_virtual_time import on_virtual_time
 from tests.faults.whole import whole
-from tests.protocol.api import Api
+from tests.protocol.api import Api, answer
 from tests.protocol.exchange import failures, send_batch
 from tests.protocol.virtual_time import run
+from tests.proxy.on_a_loop import on_a_loop
+from tests.proxy.scripted import upstream
+
+from .test_running import asked, pointing_at
 
 CONFIG = """
 server: {{watch: false, workers: {workers}}}
@@ -54,3 +67,37 @@ def test_the_middleware_leaves_the_collector_alone() -> None:
     reply = run(send_batch(BatchMiddleware(Api()), [{"path": f"/{number}"} for number in range(100)]))
     assert failures(reply) == [None] * 100
     assert (gc.get_threshold(), gc.get_freeze_count(), gc.isenabled()) == before
+
+
+@contextmanager
+def collector_asleep() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def alive(kind: type) -> int:
+    return sum(isinstance(each, kind) for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson", "text/event-stream"])
+@pytest.mark.parametrize("takes", [0, 1])
+@on_virtual_time
+async def test_a_batch_that_has_ended_is_gone(accept: str, takes: float) -> None:
+    """Nothing of it waits for the collector."""
+    app = BatchMiddleware(answer(takes=takes))
+    with collector_asleep():
+        await send_batch(app, [{"path": f"/{number}"} for number in range(100)], headers={"accept": accept})
+        assert alive(Run) == 0
+
+
+@on_a_loop
+async def test_a_request_that_has_ended_is_gone(tmp_path: Path) -> None:
+    """The same of one that came alone."""
+    async with upstream() as behind, running(pointing_at(tmp_path, behind.url)) as process:
+        with collector_asleep():
+            assert (await asked(process))[0] == 200
+            assert alive(LoneRequest) == 0
