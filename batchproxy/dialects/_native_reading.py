@@ -212,6 +212,9 @@ _DEFAULT_TYPES: dict[str, Headers] = {
 }
 
 
+_RANKS = {execution: rank for rank, execution in enumerate(Execution)}
+
+
 class _Reading:
     """One envelope on its way to a `Batch`."""
 
@@ -230,14 +233,13 @@ class _Reading:
                 self._note_id(index, request.id)
         items = tuple(map(self._item, range(len(self._requests)), self._requests))
         wish, floor = self._options.execution, self._policy.execution
-        ranks = list(Execution)
         return Batch(
             id=f"{random.getrandbits(64):016x}",
             dialect="native",
             items=items,
             caller=self._caller,
             options=Options(
-                execution=max(wish, floor, key=ranks.index),
+                execution=max(wish, floor, key=_RANKS.__getitem__),
                 on_error=self._options.on_error,
                 timeout=self._options.timeout or None,
                 minimal=minimal,

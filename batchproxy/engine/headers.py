@@ -104,19 +104,29 @@ def inherited(outer: Iterable[tuple[bytes, bytes]]) -> Headers:
     """What each item takes from the request that brought the batch: its end-to-end headers, less what describes it."""
     outer = list(outer)
     dropped = connection_options(outer)
-    return tuple((name, value) for name, value in outer if name not in dropped and _inherits(name))
+    if dropped:
+        outer = [pair for pair in outer if pair[0] not in dropped]
+    return tuple([pair for pair in outer if _inherits[pair[0]]])
 
 
-def _inherits(name: bytes) -> bool:
-    # What is remembered must be short, for it comes from outside.
-    return _is_inherited(name) if len(name) <= _LONGEST_NAME else _is_inherited.__wrapped__(name)
+class _Inherits(dict[bytes, bool]):
+    """Whether items take a header of this name: a dict, for it is looked up for each header of each batch."""
+
+    def __missing__(self, name: bytes) -> bool:
+        takes = not (
+            name in HOP_BY_HOP
+            or name in _NEVER_INHERITED
+            or name.startswith((b"content-", b"if-"))
+            or name.endswith(b"-digest")
+        )
+        # What is remembered is short, and not much, for it comes from outside.
+        if len(self) < _MOST_NAMES and len(name) <= _LONGEST_NAME:
+            self[name] = takes
+        return takes
 
 
-@lru_cache(maxsize=1024)
-def _is_inherited(name: bytes) -> bool:
-    if name in HOP_BY_HOP or name in _NEVER_INHERITED:
-        return False
-    return not name.startswith((b"content-", b"if-")) and not name.endswith(b"-digest")
+_MOST_NAMES = 1024
+_inherits = _Inherits()
 
 
 def connection_options(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
@@ -267,7 +277,6 @@ class _AnswerNames(dict[bytes, tuple[bytes, bool]]):
         return found
 
 
-_MOST_NAMES = 1024
 ANSWER_NAMES = _AnswerNames()
 # Of the values of `Connection`: the field that they name is left out anyway.
 _LISTS_NOTHING = frozenset({b"keep-alive", b"Keep-Alive"})
