@@ -3,13 +3,16 @@
 PYTHON := .venv/bin/python
 READY := .venv/.batchproxy
 
-.PHONY: help demo test check clean
+.PHONY: help demo test check instructions bench bench-quick clean
 
 help:
-	@echo "make demo    serve two example shops, send them batches, and keep serving (ONCE=1: end after the batches)"
-	@echo "make test    run all tests with coverage, on every supported Python that is present"
-	@echo "make check   formatting, lint, types, and the direction of imports"
-	@echo "make clean   remove what these commands made"
+	@echo "make demo          serve two example shops, send them batches, and keep serving (ONCE=1: end after the batches)"
+	@echo "make test          run all tests with coverage, on every supported Python that is present"
+	@echo "make check         formatting, lint, types, and the direction of imports"
+	@echo "make instructions  whether an item takes more machine instructions than accepted (needs valgrind)"
+	@echo "make bench         measure everything, and write docs/performance.md from it (long; on a quiet machine)"
+	@echo "make bench-quick   a look at most of it, without writing (a minute or two)"
+	@echo "make clean         remove what these commands made"
 
 $(READY): pyproject.toml scripts/environment
 	@scripts/environment .venv dev
@@ -25,6 +28,15 @@ check: $(READY)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest --quiet tests/test_imports.py tests/test_exports.py
+
+instructions: $(READY)
+	@$(PYTHON) -m benchmarks.instructions --check
+
+bench: $(READY)
+	@$(PYTHON) -m benchmarks --write
+
+bench-quick: $(READY)
+	@$(PYTHON) -m benchmarks --quick
 
 clean:
 	@scripts/clean

@@ -7,16 +7,19 @@ measured. `served` is what uvicorn imports.
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from batchproxy import BatchMiddleware
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 JSON = Any
 Message = MutableMapping[str, JSON]
@@ -73,8 +76,10 @@ def starlette() -> Starlette:
     return Starlette(routes=[Route("/item/{number:int}", read_item)])
 
 
-def fastapi() -> FastAPI:
-    """The application in FastAPI."""
+def fastapi() -> "FastAPI":
+    """The application in FastAPI, whose import takes longer than all else together."""
+    from fastapi import FastAPI
+
     app = FastAPI()
 
     @app.get("/item/{number}")
@@ -117,7 +122,25 @@ async def sometimes_slow(scope: Scope, receive: Receive, send: Send) -> None:
     await pure(scope, receive, send)
 
 
+async def sized(scope: Scope, receive: Receive, send: Send) -> None:
+    """The pure application, and `GET /bytes/{size}/{number}`: a JSON document of its own of about so many bytes."""
+    path: str = scope["path"]
+    if path.startswith("/bytes/"):
+        await _of_size(int(path.split("/")[2]))(scope, receive, send)
+    else:
+        await pure(scope, receive, send)
+
+
+@cache
+def _of_size(size: int) -> App:
+    return fresh(size)
+
+
 # Behind uvicorn
 
 served = starlette()
 served.add_middleware(BatchMiddleware, path="/batch")
+
+growing = BatchMiddleware(
+    sized, max_items=10_000, max_response_bytes=64 * MEBIBYTE, max_total_response_bytes=1024 * MEBIBYTE
+)

@@ -1,25 +1,30 @@
 """A lean HTTP/1.1 load generator: keep-alive connections, one request at a time on each.
 
-Knows: just enough HTTP for answers that declare their length. Must not know: what is measured.
+Knows: just enough HTTP for answers that declare their length, or come in chunks. Must not know: what is measured.
 """
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import cast
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked\r\n", re.IGNORECASE)
+LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection."""
+    """One keep-alive connection; `first_byte` is when the body of the last answer began to arrive."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[bytes] | None = None
-        self._received = b""
-        self._expected = 0
+        self._received = bytearray()
+        self._body = 0  # where it begins; 0 before that
+        self._expected = 0  # bytes, head included; 0 for chunks
+        self.first_byte = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -29,18 +34,27 @@ class Connection(asyncio.Protocol):
             self._answer.set_exception(exc or ConnectionResetError("The server closed the connection"))
 
     def data_received(self, data: bytes) -> None:
-        self._received += data
-        if not self._expected and (end := self._received.find(b"\r\n\r\n")) >= 0:
-            length = LENGTH.search(self._received, 0, end + 2)
-            self._expected = end + 4 + (int(length[1]) if length else 0)
-        if self._expected and len(self._received) >= self._expected and self._answer is not None:
-            answer, self._received, self._expected = self._received, b"", 0
-            self._answer.set_result(answer)
+        received = self._received
+        received += data
+        if not self._body:
+            end = received.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            length = LENGTH.search(received, 0, end + 2)
+            self._body = end + 4
+            is_chunked = length is None and CHUNKED.search(received, 0, end + 2)
+            self._expected = 0 if is_chunked else self._body + (int(length[1]) if length else 0)
+        if not self.first_byte and len(received) > self._body:
+            self.first_byte = time.perf_counter()
+        is_whole = len(received) >= self._expected if self._expected else received.endswith(LAST_CHUNK)
+        if is_whole and self._answer is not None:
+            self._received, self._body, self._expected = bytearray(), 0, 0
+            self._answer.set_result(bytes(received))
 
     async def exchange(self, request: bytes) -> bytes:
         """Sends one request and returns the answer, head and body."""
         assert self._transport is not None
-        self._answer = asyncio.get_running_loop().create_future()
+        self._answer, self.first_byte = asyncio.get_running_loop().create_future(), 0.0
         self._transport.write(request)
         answer = await self._answer
         if not answer.startswith(b"HTTP/1.1 200"):
@@ -80,7 +94,7 @@ def get(number: int) -> bytes:
     return b"GET /item/%d HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: */*\r\nauthorization: Bearer 0123\r\n\r\n" % number
 
 
-def post(body: bytes) -> bytes:
+def post(body: bytes, accept: bytes = b"*/*") -> bytes:
     """POST /batch with this body."""
-    head = b"POST /batch HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: */*\r\nauthorization: Bearer 0123\r\n"
+    head = b"POST /batch HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: %b\r\nauthorization: Bearer 0123\r\n" % accept
     return b"%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body)

@@ -5,6 +5,7 @@ Knows: which costs are set against each other. Must not know: the limits they sh
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from functools import partial
 
 import orjson
@@ -21,22 +22,20 @@ LARGE_BATCH = 20
 FIRST_RESULT_BATCH = 20
 
 
-async def measure_a1(effort: Effort) -> list[Reading]:
+async def measure_a1(effort: Effort) -> AsyncIterator[Reading]:
     """A batch of 100 against the same requests given to the bare app."""
     apps: list[tuple[str, App, int]] = [
         ("pure", pure, 8000),
         ("Starlette", starlette(), 4000),
         ("FastAPI", fastapi(), 2000),
     ]
-    readings = []
     for name, app, items in apps:
         batching, count = BatchMiddleware(app), effort.count(items)
         await same_answers(app, batching, [1, 100])
         samples = {"bare": partial(bare_cost, app, count), "batch": partial(batch_cost, batching, 100, count)}
         rounds = await interleaved(samples, effort.rounds)
         detail = f"bare {microseconds(rounds.middle('bare'))}, batch {microseconds(rounds.middle('batch'))} an item"
-        readings.append(Reading(row=f"A1 {name}", ratio=rounds.ratio("batch", "bare"), detail=detail))
-    return readings
+        yield Reading(row=f"A1 {name}", ratio=rounds.ratio("batch", "bare"), detail=detail)
 
 
 async def measure_a2(effort: Effort) -> list[Reading]:
@@ -78,16 +77,14 @@ async def measure_a4(effort: Effort) -> list[Reading]:
     return [Reading(row="A4", ratio=rounds.ratio("10000", "100"), detail=detail)]
 
 
-async def measure_a5(effort: Effort) -> list[Reading]:
+async def measure_a5(effort: Effort) -> AsyncIterator[Reading]:
     """Decoding and encoding a body of 1 MiB once, against all that we do with an item that has such an answer."""
-    readings = []
     for name, body in (("short values", records(MEBIBYTE)), ("long strings", prose(MEBIBYTE))):
         batching = BatchMiddleware(constant(body), max_total_response_bytes=ROOM)
         samples = {"re-encode": partial(reencode_cost, body), "item": partial(batch_cost, batching, LARGE_BATCH, 1)}
         rounds = await interleaved(samples, max(3, effort.rounds // 2))
         detail = f"orjson {microseconds(rounds.middle('re-encode'))}, we {microseconds(rounds.middle('item'))}"
-        readings.append(Reading(row=f"A5 {name}", ratio=rounds.ratio("re-encode", "item"), detail=detail))
-    return readings
+        yield Reading(row=f"A5 {name}", ratio=rounds.ratio("re-encode", "item"), detail=detail)
 
 
 async def reencode_cost(body: bytes) -> float:
@@ -100,19 +97,18 @@ async def reencode_cost(body: bytes) -> float:
 
 async def measure_a9(effort: Effort) -> list[Reading]:
     """When the first result is there, if one of twenty items takes half a second."""
-    batching = BatchMiddleware(sometimes_slow)
+    batching, body = BatchMiddleware(sometimes_slow), batch_body(FIRST_RESULT_BATCH)
     ratios, buffered, streamed = [], 0.0, 0.0
     for _ in range(effort.slow_rounds):
-        buffered = await first_result(batching, b"application/json")
-        streamed = await first_result(batching, b"application/x-ndjson")
+        buffered = await first_result(batching, body, b"application/json")
+        streamed = await first_result(batching, body, b"application/x-ndjson")
         ratios.append(buffered / streamed)
     detail = f"buffered {buffered * 1e3:.1f} ms, NDJSON {streamed * 1e3:.2f} ms"
     return [Reading(row="A9", ratio=spread(ratios), detail=detail)]
 
 
-async def first_result(app: App, accept: bytes) -> float:
-    """Seconds until the first byte of an answer's body."""
-    body = batch_body(FIRST_RESULT_BATCH)
+async def first_result(app: App, body: bytes, accept: bytes) -> float:
+    """Seconds until the first byte of the answer's body."""
     arrival: list[float] = []
 
     async def send(message: Message) -> None:

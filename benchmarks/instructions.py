@@ -1,73 +1,262 @@
-"""Goal A1 in machine instructions: the same comparison under valgrind's callgrind, nearly free of noise.
+"""What an item costs in machine instructions, counted by valgrind's callgrind: nearly free of noise.
 
-A process that did 2,000 requests is counted, and one that did 6,000; the difference, divided by 4,000, is one
-request's share, without the start of the interpreter, the imports or the warm-up. `python -m
-benchmarks.instructions KIND COUNT` is what valgrind runs.
+`python -m benchmarks.instructions --check` compares with the accepted counts in instructions.json, and fails where one
+is 3 % above; `--accept` writes the counts of now. What valgrind runs is `python -m benchmarks.instructions --count
+KIND`, which calls `getppid` before and after the requests that count; callgrind writes down what was spent at each such
+call, so neither the start of the interpreter nor imports nor the warm-up are in the figure.
+
+Counts are kept for each build of Python, and each is held against its own: two builds of 3.11 by the same compiler
+(-O3 with a shared libpython, Debian's -O2) differ by 5 to 15 %, and ratios between the counts by 5 to 7 %, for a bare
+call is mostly `json` and a batch mostly the interpreter's loop. README.md has the figures.
+
+Knows: callgrind, and what is run under it. Must not know: how the package does its work.
 """
 
+import argparse
 import asyncio
 import gc
+import json
 import os
+import platform
 import re
 import shutil
 import sys
-from subprocess import CompletedProcess, run
+import sysconfig
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from subprocess import PIPE, STDOUT, run
 from tempfile import TemporaryDirectory
+from typing import TypedDict, cast
 
 import uvloop
 
-from batchproxy import BatchMiddleware
-from benchmarks.apps import ROOT, pure
-from benchmarks.driver import bare_cost, batch_cost
+from batchproxy import BatchMiddleware, Endpoint
+from batchproxy.engine.routing import Route, RouteTable
+from batchproxy.proxy.app import ReverseProxy
+from batchproxy.proxy.entrance import Entrance
+from batchproxy.proxy.forwarding import Forwarding
+from batchproxy.proxy.settings import Upstream
+from batchproxy.proxy.upstream import LiveUpstream
+from benchmarks.apps import ROOT, App, pure
+from benchmarks.driver import BLOCK, Feed, answer_of_batch, batch_body, batch_scope, drop, single_scope
 from benchmarks.readings import Effort, Reading
 from benchmarks.rounds import spread
 
-FEW, MANY = 2_000, 6_000
-COLLECTED = re.compile(r"Collected : (\d+)")
+ACCEPTED = ROOT / "benchmarks" / "instructions.json"
+MOST_GROWTH = 1.03
+WARM, COUNTED = 10, 20  # blocks of requests
+LONGEST_SECONDS = 300.0  # of one count
+SPENT = re.compile(r"^summary: (\d+)$", re.MULTILINE)
+COUNTED_LIBRARIES = ("msgspec", "uvloop", "httptools")
+
+Block = Callable[[], Awaitable[None]]
 
 
-async def measure_instructions(effort: Effort) -> list[Reading]:
-    """Instructions of an item in a batch of 100 against those of a bare call, pure app."""
-    if shutil.which("valgrind") is None:
-        raise FileNotFoundError("valgrind is not installed")
+class Accepted(TypedDict):
+    """The counts of one build of Python, and what else they depend on."""
+
+    versions: dict[str, str]
+    counts: dict[str, int]
+
+
+# What is counted
+
+
+@asynccontextmanager
+async def bare() -> AsyncIterator[Block]:
+    """Requests given to the pure app, one after another."""
+    feed = Feed(b"")
+
+    async def calls() -> None:
+        for number in range(BLOCK):
+            await pure(single_scope(number), feed.receive, drop)
+
+    yield calls
+
+
+@asynccontextmanager
+async def batch() -> AsyncIterator[Block]:
+    """A batch around the pure app."""
+    yield await _batch_of(BatchMiddleware(pure))
+
+
+@asynccontextmanager
+async def proxied() -> AsyncIterator[Block]:
+    """A batch whose items take the way of the served process, over kept connections to an upstream in this one.
+
+    A Unix socket hands over at once what is written to it, whatever else the machine does; over TCP, how often the loop
+    turns is up to the kernel.
+    """
     with TemporaryDirectory() as folder:
-        bare, batch = each("bare", folder), each("batch", folder)
-    detail = f"bare {bare:,.0f}, batch {batch:,.0f} instructions an item, callgrind, difference of two counts"
-    return [Reading(row="A1 instructions", ratio=spread([batch / bare]), detail=detail)]
+        place = f"{folder}/upstream"
+        async with await asyncio.get_running_loop().create_unix_server(Scripted, place):
+            upstream = LiveUpstream("items", Upstream(url=f"unix:{place}"))
+            table = RouteTable([Route(path="/", upstream="items")])
+            proxy = ReverseProxy(table, {"items": upstream}, forwarding=None)
+            endpoint = Endpoint(path="/batch", routes=table)
+            try:
+                yield await _batch_of(Entrance(BatchMiddleware(proxy, endpoints=[endpoint]), forwarding=Forwarding()))
+            finally:
+                await upstream.aclose()
 
 
-def each(kind: str, folder: str) -> float:
-    """Instructions of one more request."""
-    ran([], kind, 100, folder)  # so that each of the counted processes finds all modules compiled
-    return (collected(kind, MANY, folder) - collected(kind, FEW, folder)) / (MANY - FEW)
+class Scripted(asyncio.Protocol):
+    """An upstream that answers each request with the same bytes. Its work counts too: it is always the same."""
+
+    ANSWER = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 14\r\n\r\n{"id": 123456}'
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.write(self.ANSWER)
 
 
-def collected(kind: str, count: int, folder: str) -> int:
-    """Instructions of a whole process that makes `count` requests."""
-    valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/callgrind.{kind}.{count}"]
-    finished = ran(valgrind, kind, count, folder)
-    match = COLLECTED.search(finished.stderr)
-    if match is None:
-        raise RuntimeError(f"callgrind told no count: {finished.stderr[-500:]}")
-    return int(match[1])
+async def _batch_of(app: App) -> Block:
+    body = batch_body(BLOCK)
+    if any(answer["status"] != 200 for answer in await answer_of_batch(app, body)):
+        raise RuntimeError("A batch that fails is not to be counted")
+
+    async def one() -> None:
+        await app(batch_scope(body), Feed(body).receive, drop)
+        await asyncio.sleep(0)
+
+    return one
 
 
-def ran(under: list[str], kind: str, count: int, folder: str) -> CompletedProcess[str]:
-    """A process of its own that makes `count` requests; compiled modules are kept in the folder."""
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": folder}
-    command = [*under, sys.executable, "-m", "benchmarks.instructions", kind, str(count)]
-    return run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+KINDS: Mapping[str, Callable[[], AbstractAsyncContextManager[Block]]] = {
+    "bare": bare,
+    "batch": batch,
+    "proxied": proxied,
+}
 
 
-async def work(kind: str, count: int) -> None:
-    """What is counted. The collector looks at what the work makes, not at the modules that happen to be loaded."""
-    gc.freeze()
-    if kind == "bare":
-        await bare_cost(pure, count)
-    else:
-        await batch_cost(BatchMiddleware(pure), 100, count)
+async def spend(kind: str) -> None:
+    """Runs what counts between two calls of `getppid`."""
+    async with KINDS[kind]() as block:
+        for _ in range(WARM):
+            await block()
+        gc.collect()
+        gc.freeze()  # the collector looks at what requests make, not at the modules that happen to be loaded
+        os.getppid()
+        for _ in range(COUNTED):
+            await block()
+        os.getppid()
+
+
+# Counting
+
+
+def counted(kind: str) -> int:
+    """Instructions of one request."""
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
+        raise FileNotFoundError("valgrind is not installed; on Debian: apt-get install valgrind")
+    with TemporaryDirectory() as folder:
+        tool = [valgrind, "--tool=callgrind", "--dump-before=getppid", f"--callgrind-out-file={folder}/spent"]
+        command = [sys.executable, "-m", "benchmarks.instructions", "--count", kind]
+        environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+        finished = run(
+            [*tool, *command], cwd=ROOT, env=environment, stdout=PIPE, stderr=STDOUT, text=True, timeout=LONGEST_SECONDS
+        )
+        # The first was written before what counts, the second behind it.
+        spent = SPENT.search(second.read_text()) if (second := Path(folder, "spent.2")).exists() else None
+        if finished.returncode or spent is None:
+            raise RuntimeError(f"callgrind told no count of {kind}: {finished.stdout[-2000:]}")
+    return round(int(spent[1]) / (COUNTED * BLOCK))
+
+
+async def measure_instructions(effort: Effort) -> AsyncIterator[Reading]:
+    """Instructions of an item in a batch of 100 against those of a bare call, and of one that is passed on."""
+    counts = {}
+    for kind in KINDS:
+        counts[kind] = counted(kind)
+        if kind == "batch":
+            detail = f"bare {counts['bare']:,}, batch {counts['batch']:,} instructions an item"
+            yield Reading(row="A1 instructions", ratio=spread([counts["batch"] / counts["bare"]]), detail=detail)
+    detail = f"proxied {counts['proxied']:,} instructions an item, the scripted upstream's included"
+    yield Reading(row="B instructions", ratio=spread([counts["proxied"] / counts["batch"]]), detail=detail)
+
+
+# Accepted counts
+
+
+def build() -> str:
+    """Which build of Python this is, as far as instructions go."""
+    flags = f"{sysconfig.get_config_var('PY_CFLAGS')}".split()
+    levels = [flag for flag in flags if flag.startswith("-O")]
+    parts = [
+        f"{platform.python_implementation()} {sys.version_info.major}.{sys.version_info.minor}",
+        platform.machine(),
+        platform.python_compiler(),
+        *levels[-1:],
+        *(["PGO"] if "--enable-optimizations" in f"{sysconfig.get_config_var('CONFIG_ARGS')}" else []),
+    ]
+    return " ".join(parts)
+
+
+def libraries() -> dict[str, str]:
+    """The exact Python, and the libraries whose instructions are counted too."""
+    return {"Python": platform.python_version(), **{name: version(name) for name in COUNTED_LIBRARIES}}
+
+
+def accepted() -> dict[str, Accepted]:
+    """By build."""
+    found: dict[str, Accepted] = json.loads(ACCEPTED.read_text()) if ACCEPTED.exists() else {}
+    return found
+
+
+def accept(counts: Mapping[str, int]) -> None:
+    """Keeps the counts of now for this build."""
+    known = accepted()
+    known[build()] = {"versions": libraries(), "counts": dict(counts)}
+    ACCEPTED.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
+
+
+def judged(counts: Mapping[str, int], known: Accepted) -> list[str]:
+    """One line for each kind that has grown too much."""
+    grown = [
+        f"{kind} takes {counts[kind] / was - 1:+.1%} instructions"
+        for kind, was in known["counts"].items()
+        if counts[kind] > was * MOST_GROWTH
+    ]
+    here = libraries()
+    other = [
+        f"{name} {was} (here {here.get(name)})" for name, was in known["versions"].items() if was != here.get(name)
+    ]
+    if grown and other:
+        grown.append(f"accepted with {', '.join(other)}")
+    return grown
+
+
+def main() -> None:
+    """Counts, compares, accepts."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description="Instructions of an item.")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--check", action="store_true", help="fail where one is 3 %% above what is accepted")
+    what.add_argument("--accept", action="store_true", help="these are the accepted ones from now on")
+    what.add_argument("--count", choices=list(KINDS), help="what valgrind runs")
+    options = parser.parse_args()
+    if options.count:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(spend(options.count))
+        return
+    known = accepted().get(build())
+    counts = {}
+    for kind in KINDS:
+        counts[kind] = counted(kind)
+        was = known["counts"].get(kind) if known else None
+        change = f"{counts[kind] / was - 1:+8.2%} on {was:,}" if was else "    none accepted"
+        print(f"{kind:8} {counts[kind]:9,} instructions an item {change}", flush=True)
+    if options.accept:
+        accept(counts)
+    elif known is None:
+        print(f"No counts are accepted for {build()}; --accept writes them.")
+    elif grown := judged(counts, known):
+        sys.exit("; ".join(grown) + ". If that is worth it: python -m benchmarks.instructions --accept")
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work(sys.argv[1], int(sys.argv[2])))
+    main()

@@ -1,12 +1,13 @@
 """Goal A8: how far the memory of a process grows while 100 answers of 1 MiB pass through a batch.
 
 Knows: Linux's account of a process's memory. Each measurement runs in a process of its own, which is
-`python -m benchmarks.memory FORM`.
+`python -m benchmarks.memory FORM ANSWERS SIZE`.
 """
 
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from subprocess import PIPE, run
 
@@ -24,31 +25,31 @@ STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
 
 
-async def measure_a8(effort: Effort) -> list[Reading]:
+async def measure_a8(effort: Effort) -> AsyncIterator[Reading]:
     """Growth of the peak of resident memory, against the bytes of the answer."""
-    readings = []
     for form in FORMS:
         pairs = [grown(form) for _ in range(effort.slow_rounds)]
         growth, size = pairs[-1]
         detail = f"grew by {growth / MEBIBYTE:.1f} MiB for {size / MEBIBYTE:.1f} MiB of answers"
-        readings.append(Reading(row=f"A8 {form}", ratio=spread([g / s for g, s in pairs]), detail=detail))
-    return readings
+        yield Reading(row=f"A8 {form}", ratio=spread([g / s for g, s in pairs]), detail=detail)
 
 
-def grown(form: str) -> tuple[int, int]:
+def grown(form: str, answers: int = ANSWERS, size: int = MEBIBYTE) -> tuple[int, int]:
     """Growth in bytes and bytes sent, told by a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.memory", form]
+    command = [sys.executable, "-m", "benchmarks.memory", form, str(answers), str(size)]
     finished = run(command, cwd=ROOT, stdout=PIPE, text=True, check=True)
     growth, size = json.loads(finished.stdout)
     return growth, size
 
 
-async def observe(form: str) -> tuple[int, int]:
+async def observe(form: str, answers: int, size: int) -> tuple[int, int]:
     """Runs one batch in this process and watches its memory."""
     warm = batch_body(10)
     await BatchMiddleware(pure)(batch_scope(warm, FORMS[form]), Feed(warm).receive, drop)
-    batching = BatchMiddleware(fresh(MEBIBYTE), max_total_response_bytes=2 * ANSWERS * MEBIBYTE)
-    body, sent = batch_body(ANSWERS), 0
+    batching = BatchMiddleware(
+        fresh(size), max_items=answers, max_response_bytes=2 * size, max_total_response_bytes=2 * answers * size
+    )
+    body, sent = batch_body(answers), 0
 
     async def consume(message: Message) -> None:
         nonlocal sent
@@ -58,7 +59,7 @@ async def observe(form: str) -> tuple[int, int]:
     before = resident_from_now()
     await batching(batch_scope(body, FORMS[form]), Feed(body).receive, consume)
     growth = memory("VmHWM") - before
-    if sent < ANSWERS * MEBIBYTE * 0.99:
+    if sent < answers * size * 0.99:
         raise RuntimeError(f"Only {sent} bytes of answers came")
     return growth, sent
 
@@ -77,4 +78,4 @@ def memory(field: str) -> int:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.stdout.write(json.dumps(runner.run(observe(sys.argv[1]))))
+        sys.stdout.write(json.dumps(runner.run(observe(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))))

@@ -5,7 +5,7 @@ Knows: which ways of asking are set against each other. Must not know: the limit
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 from benchmarks.client import Connection, connected, exchange_all, get, post
@@ -71,15 +71,13 @@ def _body(answer: bytes) -> bytes:
     return answer.partition(b"\r\n\r\n")[2]
 
 
-async def measure_a7(effort: Effort) -> list[Reading]:
+async def measure_a7(effort: Effort) -> AsyncIterator[Reading]:
     """How long a client far away waits: six connections, as a browser has, against one batch."""
-    readings = []
     with serving(APPLICATION) as server:
         for items, round_trip in DISTANCES:
             ratio, detail = await at_distance(server, items, round_trip, effort.slow_rounds)
             name = f"A7 N={items} RTT {round_trip * 1e3:.0f} ms"
-            readings.append(Reading(row=name, ratio=ratio, detail=detail))
-    return readings
+            yield Reading(row=name, ratio=ratio, detail=detail)
 
 
 async def at_distance(server: Server, items: int, round_trip: float, rounds: int) -> tuple[Ratio, str]:

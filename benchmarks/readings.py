@@ -1,7 +1,7 @@
-"""What a measurement hands to the table."""
+"""What a measurement hands over, and how measurements make up a section of the suite."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from benchmarks.rounds import Ratio
 
@@ -40,7 +40,10 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """How one quantity grows with another, for some sides: a plot, and the table behind it."""
+    """How one quantity grows with another, for some sides: a plot, and the table behind it.
+
+    `name` is that of its picture; `x` and `y` are titles of axes, with their units.
+    """
 
     name: str
     title: str
@@ -60,6 +63,24 @@ class Effort:
     def count(self, items: int) -> int:
         """So many items make one sample."""
         return max(100, int(items * self.scale) // 100 * 100)
+
+
+Outcome = Reading | Curve
+Measure = Callable[[Effort], Awaitable[Sequence[Outcome]] | AsyncIterator[Outcome]]
+"""All its rows at the end, or one by one: then the first are kept if a later one fails."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Measurements that belong together, by the names that `--only` takes, and the goals of their rows."""
+
+    name: str
+    title: str
+    measures: Mapping[str, Measure]
+    goals: Mapping[str, Goal] = field(default_factory=dict)
+    anywhere: Collection[str] = ()  # need nothing of Linux
+    plain_loop: Collection[str] = ()  # measure waits: uvloop's timers count whole milliseconds
+    thorough: Collection[str] = ()  # take so long that a quick run leaves them out
 
 
 QUICK = Effort(rounds=5, slow_rounds=1, scale=0.5)

@@ -45,8 +45,10 @@ ITEMS = """
     location ~ ^/item/(?<number>\\d+)$ {{
       return 200 '{{"id": $number, "name": "item $number", "price": 12.5, "tags": ["new", "sale"], "stock": 7}}';
     }}
+    {files}
   }}
 """
+FILES = "location ~ ^/bytes/(?<size>\\d+)/ {{ alias {folder}/$size.json; }}"
 LUA = """
   upstream items {{ server 127.0.0.1:{upstream}; keepalive 128; keepalive_requests 1000000000; }}
   server {{
@@ -93,19 +95,28 @@ def free_port() -> int:
 @contextmanager
 def items_served(core: int) -> Iterator[Server]:
     """nginx that answers `GET /item/{number}`."""
-    with _nginx(ITEMS, core) as server:
+    with nginx_running(ITEMS, core, files="") as server:
+        yield server
+
+
+@contextmanager
+def files_served(folder: Path, core: int) -> Iterator[Server]:
+    """The same, which also answers `GET /bytes/{size}/{number}` with the file `{size}.json` of the folder."""
+    with nginx_running(ITEMS, core, files=FILES.format(folder=folder)) as server:
         yield server
 
 
 @contextmanager
 def lua_batching(upstream: int, core: int) -> Iterator[Server]:
     """nginx that answers `POST /batch` by `capture_multi`, each item passed on to the upstream."""
-    with _nginx(LUA, core, modules=("ndk_http_module.so", "ngx_http_lua_module.so"), upstream=upstream) as server:
+    with nginx_running(
+        LUA, core, modules=("ndk_http_module.so", "ngx_http_lua_module.so"), upstream=upstream
+    ) as server:
         yield server
 
 
 @contextmanager
-def _nginx(content: str, core: int, modules: Sequence[str] = (), **values: int) -> Iterator[Server]:
+def nginx_running(content: str, core: int, modules: Sequence[str] = (), **values: int | str) -> Iterator[Server]:
     program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     missing = [name for name in modules if not (MODULES / name).exists()]
     if program is None or missing:
@@ -114,7 +125,7 @@ def _nginx(content: str, core: int, modules: Sequence[str] = (), **values: int) 
     with TemporaryDirectory() as folder:
         loaded = "".join(f"load_module {MODULES / name};\n" for name in modules)
         text = COMMON.format(modules=loaded, folder=folder, content=content.format(port=port, **values))
-        if not modules:
+        if "ngx_http_lua_module.so" not in modules:
             text = "".join(line for line in text.splitlines(keepends=True) if "lua_package" not in line)
         configuration = Path(folder) / "nginx.conf"
         configuration.write_text(text)
