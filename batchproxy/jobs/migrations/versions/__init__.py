@@ -1,0 +1,1 @@
+"""Named by their number and what they bring."""

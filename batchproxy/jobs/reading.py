@@ -1,0 +1,159 @@
+"""Jobs as records: one, or a list of an owner's, with their counts."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Row, case, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from .database import Database
+from .errors import BadCursor, Gone, NotFound
+from .model import Counts, Job, JobPage
+from .states import STOPPING, TERMINAL, JobState
+from .tables import chunk, job
+
+VISIBLE = (job.c.state != JobState.STORING) & job.c.gone.is_(None)
+_encode = msgspec.msgpack.encode
+
+
+class Jobs:
+    """Every question names the owner; None is the worker or the operator, who sees all."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, job_id: str, owner: str | None) -> Job:
+        """Raises `NotFound`, and `Gone` for one whose time is over."""
+
+        async def work(connection: AsyncConnection, now: float) -> Job:
+            return await found(connection, job_id, owner, now)
+
+        return await self._database.read(work)
+
+    async def list(
+        self,
+        owner: str | None,
+        *,
+        states: Collection[JobState] = (),
+        kind: str | None = None,
+        after: str | None = None,
+        limit: int = 20,
+    ) -> JobPage:
+        """The newest first. `after` is the cursor of the page before. Raises `BadCursor`."""
+        conditions: list[ColumnElement[bool]] = [VISIBLE]
+        if owner is not None:
+            conditions.append(job.c.owner == owner)
+        if states:
+            conditions.append(job.c.state.in_(states))
+        if kind is not None:
+            conditions.append(job.c.kind == kind)
+        if after is not None:
+            conditions.append(job.c.id < _opened(after))
+        query = select(job).where(*conditions).order_by(job.c.id.desc()).limit(limit + 1)
+
+        async def work(connection: AsyncConnection, now: float) -> JobPage:
+            rows = (await connection.execute(query)).all()
+            shown = rows[:limit]
+            counts = await counted(connection, [row for row in shown if row.counts is None], now)
+            jobs = tuple(job_of(row, counts.get(row.id)) for row in shown)
+            return JobPage(jobs, _sealed(shown[-1].id) if len(rows) > limit else None)
+
+        return await self._database.read(work)
+
+    async def stopping(self, job_ids: Collection[str]) -> set[str]:
+        """Those of the jobs of which nothing more is to be begun: they are cancelled, expired, ended or gone."""
+        query = select(job.c.id).where(
+            job.c.id.in_(job_ids), job.c.state.not_in([*STOPPING, *TERMINAL]), job.c.gone.is_(None)
+        )
+
+        async def work(connection: AsyncConnection, now: float) -> set[str]:
+            return set(job_ids) - {row.id for row in await connection.execute(query)}
+
+        return await self._database.read(work) if job_ids else set()
+
+
+async def visible_row(connection: AsyncConnection, job_id: str, owner: str | None) -> Row[Any]:
+    """Raises `NotFound` and `Gone`."""
+    row = (await connection.execute(select(job).where(job.c.id == job_id))).one_or_none()
+    if row is None or row.state == JobState.STORING or row.gone == "deleted" or owner not in (None, row.owner):
+        raise NotFound(f"There is no job {job_id}.")
+    if row.gone is not None:
+        raise Gone(f"The job {job_id} has been removed, for its time is over.")
+    return row
+
+
+async def found(connection: AsyncConnection, job_id: str, owner: str | None, now: float) -> Job:
+    row = await visible_row(connection, job_id, owner)
+    counts = await counted(connection, [row] if row.counts is None else [], now)
+    return job_of(row, counts.get(row.id))
+
+
+async def counted(connection: AsyncConnection, rows: Sequence[Row[Any]], now: float) -> Mapping[str, Counts]:
+    """The sums over the chunks of open jobs."""
+    if not rows:
+        return {}
+    each = chunk.c
+    is_leased = each.holder.is_not(None) & (each.due_at > now)
+    query = (
+        select(
+            each.job,
+            func.sum(each.done_n),
+            func.sum(each.failed_n),
+            func.sum(each.cancelled_n),
+            func.sum(each.expired_n),
+            func.sum(each.unknown_n),
+            func.sum(case((is_leased, each.n - each.done_n - each.parked_n), else_=0)),
+            func.sum(each.parked_n),
+        )
+        .where(each.job.in_([row.id for row in rows]))
+        .group_by(each.job)
+    )
+    sums = {row[0]: [int(value) for value in row[1:]] for row in await connection.execute(query)}
+    return {row.id: Counts(row.total, *sums.get(row.id, ())) for row in rows}
+
+
+def job_of(row: Row[Any], counts: Counts | None) -> Job:
+    return Job(
+        id=row.id,
+        kind=row.kind,
+        owner=row.owner,
+        state=JobState(row.state),
+        ending=None if row.ending is None else JobState(row.ending),
+        endpoint=row.endpoint,
+        total=row.total,
+        options=row.options,
+        metadata=msgspec.msgpack.decode(row.metadata, type=dict[str, str]),
+        secret=row.secret,
+        priority=row.priority,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finalizing_at=row.finalizing_at,
+        cancel_requested_at=row.cancel_requested_at,
+        finished_at=row.finished_at,
+        expires_at=row.expires_at,
+        purge_at=row.purge_at,
+        input_file=row.input_file,
+        output_file=row.output_file,
+        error_file=row.error_file,
+        error=row.error,
+        retry_of=row.retry_of,
+        stored_bytes=row.stored_bytes,
+        version=row.version,
+        counts=counts if counts is not None else msgspec.msgpack.decode(row.counts, type=Counts),
+    )
+
+
+def _sealed(job_id: str) -> str:
+    return urlsafe_b64encode(_encode(job_id)).rstrip(b"=").decode()
+
+
+def _opened(cursor: str) -> str:
+    try:
+        return msgspec.msgpack.decode(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=str)
+    except (ValueError, binascii.Error, msgspec.DecodeError):
+        raise BadCursor("The cursor is not one that was given out.") from None

@@ -1,0 +1,76 @@
+"""Stores for tests, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from batchproxy.jobs.schema import VERSION_TABLE
+
+from .place import Place
+from .postgresql import Cluster, cluster
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Cluster]:
+    with cluster() as made:
+        yield made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """In memory where there is such a place: most tests are not about the disk."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        yield tmp_path
+        return
+    folder = Path(tempfile.mkdtemp(prefix="batchproxy-", dir=memory))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def shared_url(postgresql: Cluster) -> str:
+    """A database that is emptied for each test: making one takes longer than most tests."""
+    return postgresql.new_url()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, folder: Path) -> Place:
+    """Where a store can be opened that has nothing in it, on each database."""
+    if request.param == "sqlite":
+        return Place(f"sqlite:///{folder}/jobs.db", folder)
+    url = request.getfixturevalue("shared_url")
+    asyncio.run(_emptied(url))
+    return Place(url, folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_place(request: pytest.FixtureRequest, folder: Path) -> Place:
+    """Where not even tables are."""
+    if request.param == "sqlite":
+        return Place(f"sqlite:///{folder}/jobs.db", folder)
+    return Place(request.getfixturevalue("postgresql").new_url(), folder)
+
+
+@pytest.fixture
+def sqlite(folder: Path) -> Place:
+    return Place(f"sqlite:///{folder}/jobs.db", folder)
+
+
+async def _emptied(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE tablename LIKE 'batchproxy\\_%'")
+        if names := {row["tablename"] for row in rows} - {VERSION_TABLE}:
+            await connection.execute(f"TRUNCATE {', '.join(names)}")
+    finally:
+        await connection.close()

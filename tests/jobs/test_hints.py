@@ -1,0 +1,54 @@
+"""Hints: they come, inside of a process and between them, and may fail to come."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from batchproxy.jobs import WORK
+from tests.proxy.on_a_loop import PATIENCE, on_a_loop
+
+from .place import Place, claim, ok, submit
+from .postgresql import Cluster
+
+
+@on_a_loop
+async def test_waiters_are_woken(place: Place) -> None:
+    """Workers by a submission, readers by results and the end."""
+    async with place.opened() as store:
+        with store.hints.on(WORK) as work:
+            job = await submit(store, 3)
+            assert await work.wait(PATIENCE)
+        claimed = await claim(store)
+        with store.hints.on(job.id) as changed, store.hints.on("other") as other:
+            async with store.checkpointer() as checkpointer:
+                await checkpointer.settle(claimed.lease, ok(0))
+            assert await changed.wait(PATIENCE)
+            await store.ending.cancel(job.id, "ann")
+            assert await changed.wait(PATIENCE)
+            assert not await other.wait(0.001)
+        assert store.hints._waiting == {}
+
+
+@on_a_loop
+async def test_other_processes_are_woken(postgresql: Cluster, tmp_path: Path) -> None:
+    """By PostgreSQL, as soon as the listener is there."""
+    place = Place(postgresql.new_url(), tmp_path)
+    async with place.opened() as here, place.opened() as there:
+        with there.hints.on(WORK) as work:
+            woken = asyncio.create_task(work.wait(PATIENCE))
+            while not woken.done():
+                await submit(here, 1)
+                await asyncio.sleep(0)
+            assert await woken
+
+
+@on_a_loop
+async def test_a_hint_is_not_missed_between_two_waits(sqlite: Place) -> None:
+    """What happened since the last one is told at once."""
+    async with sqlite.opened() as store:
+        with store.hints.on(WORK) as work:
+            await submit(store, 1)
+            await submit(store, 1)
+            assert await work.wait(0.001)
+            assert not await work.wait(0.001)

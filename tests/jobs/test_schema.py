@@ -1,0 +1,157 @@
+"""The schema: made, migrated as a whole or not at all, refused if it is newer or somebody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from batchproxy.jobs import JobState, SchemaForeign, SchemaNewer
+from batchproxy.jobs.database import Database
+from batchproxy.jobs.schema import MIGRATIONS, VERSION_TABLE, migrate
+from batchproxy.jobs.tables import PREFIX, metadata
+from tests.proxy.on_a_loop import on_a_loop
+
+from .place import Place, complete, submit
+from .postgresql import Cluster
+
+FIRST = Path(__file__).with_name("first_schema.sql")
+LATER = """
+from alembic import op
+import sqlalchemy as sa
+
+revision = "9999"
+down_revision = "{head}"
+
+def upgrade():
+    op.add_column("batchproxy_worker", sa.Column("later", sa.Text()))
+    op.execute("{statement}")
+"""
+
+
+def differences(connection: Connection) -> list[object]:
+    def ours(name: str | None, kind: str, parents: object) -> bool:
+        return kind != "table" or ((name or "").startswith(PREFIX) and name != VERSION_TABLE)
+
+    context = MigrationContext.configure(connection, opts={"include_name": ours, "compare_type": True})
+    found: list[object] = compare_metadata(context, metadata)
+    return found
+
+
+async def run(database: Database, statement: str) -> list[object]:
+    async def work(connection: AsyncConnection, now: float) -> list[object]:
+        done = await connection.execute(text(statement))
+        return [tuple(row) for row in done] if done.returns_rows else []
+
+    return await database.write(work)
+
+
+@on_a_loop
+async def test_migrations_make_what_is_written(new_place: Place) -> None:
+    """The tables are those of `tables.py`, column by column."""
+    database = Database(new_place.settings(), new_place.clock)
+    try:
+        await migrate(database)
+        assert await database.read(lambda connection, now: connection.run_sync(differences)) == []
+    finally:
+        await database.aclose()
+
+
+@on_a_loop
+async def test_many_may_open_a_new_store_at_once(new_place: Place) -> None:
+    """One of them makes the tables, the others wait for it."""
+    databases = [Database(new_place.settings(), new_place.clock) for _ in range(8)]
+    try:
+        await asyncio.gather(*map(migrate, databases))
+        assert await run(databases[0], f"SELECT version_num FROM {VERSION_TABLE}") == [("0001",)]
+    finally:
+        for database in databases:
+            await database.aclose()
+
+
+@on_a_loop
+async def test_a_store_of_the_first_schema_is_taken_over(sqlite: Place) -> None:
+    """A job that was open then is done now; results that were there stay."""
+    with sqlite3.connect(sqlite.settings().file) as connection:
+        connection.executescript(FIRST.read_text("utf-8"))
+    connection.close()
+    async with sqlite.opened() as store:
+        [job] = (await store.jobs.list("ann")).jobs
+        assert (job.state, job.counts.done, job.total) == (JobState.RUNNING, 3, 6)
+        sqlite.clock.now += 3600
+        await complete(store)
+        ended = await store.jobs.get(job.id, "ann")
+        assert (ended.state, ended.counts.ok) == (JobState.COMPLETED, 6)
+
+
+@on_a_loop
+async def test_migrations_are_done_as_a_whole(new_place: Place, tmp_path: Path) -> None:
+    """One that fails leaves everything as it was; the corrected one is done then."""
+    folders = (MIGRATIONS / "versions", tmp_path / "later")
+    folders[1].mkdir()
+    file = folders[1] / "v9999.py"
+    database = Database(new_place.settings(), new_place.clock)
+    try:
+        await migrate(database)
+        file.write_text(LATER.format(head="0001", statement="INSERT INTO nowhere VALUES (1)"))
+        with pytest.raises(Exception, match="nowhere"):
+            await migrate(database, folders)
+        assert await database.read(lambda connection, now: connection.run_sync(differences)) == []
+        file.write_text(LATER.format(head="0001", statement="SELECT 1"))
+        await migrate(database, folders)
+        assert await run(database, "SELECT later FROM batchproxy_worker") == []
+        await migrate(database, folders)
+        with pytest.raises(SchemaNewer, match="9999"):
+            await migrate(database)
+    finally:
+        await database.aclose()
+
+
+@on_a_loop
+async def test_a_newer_store_is_refused(new_place: Place) -> None:
+    """In a sentence that tells both versions; nothing is changed."""
+    database = Database(new_place.settings(), new_place.clock)
+    try:
+        await migrate(database)
+        await run(database, f"UPDATE {VERSION_TABLE} SET version_num = '0777'")
+        with pytest.raises(SchemaNewer, match=r"0777.*0001"):
+            async with new_place.opened():
+                pass
+        assert await run(database, f"SELECT version_num FROM {VERSION_TABLE}") == [("0777",)]
+    finally:
+        await database.aclose()
+
+
+@on_a_loop
+async def test_a_foreign_file_is_refused(sqlite: Place) -> None:
+    """A database of something else is not written into."""
+    file = sqlite.settings().file
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE books (title TEXT)")
+    connection.close()
+    with pytest.raises(SchemaForeign, match="books"):
+        async with sqlite.opened():
+            pass
+    with sqlite3.connect(file) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("books",)]
+    connection.close()
+
+
+@on_a_loop
+async def test_a_database_is_shared_with_an_app(postgresql: Cluster, tmp_path: Path) -> None:
+    """On PostgreSQL other tables are left alone."""
+    place = Place(postgresql.new_url(), tmp_path)
+    database = Database(place.settings(), place.clock)
+    try:
+        await run(database, "CREATE TABLE books (title TEXT)")
+        async with place.opened() as store:
+            await submit(store, 1)
+        assert await run(database, "SELECT * FROM books") == []
+    finally:
+        await database.aclose()
