@@ -88,6 +88,7 @@ async def hand_over(way: Way, sending: Awaitable[Passage], exchange: Exchange, s
             way.upstream.name,
             fault,
         )
+        fault.forget()
     finally:
         if passage is not None:
             passage.close()

@@ -108,7 +108,9 @@ class LoneRequest:
             answer = self._answer = await way.upstream.send(request, notes=self._notes)
             return await self._pass_back(answer)
         except UpstreamError as fault:
-            return self._failed(fault)
+            found = self._failed(fault)
+            fault.forget()
+            return found
         except BodyTooLarge:
             detail = f"The body is larger than {way.max_request_bytes} bytes."
             return problem.of(Failure.BODY_TOO_LARGE, detail, (CLOSE,))

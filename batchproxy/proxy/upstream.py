@@ -182,6 +182,7 @@ class LiveUpstream:
                     pause = self._pause(passage, fault)
                     if pause is None:
                         raise
+                    fault.forget()
                 else:
                     return passage
                 await asyncio.sleep(pause)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,8 +16,11 @@ from batchproxy import BatchMiddleware
 from batchproxy.engine.events import BatchEnded, ItemEnded
 from batchproxy.engine.model import ASGIApp, Message, Scope
 from batchproxy.engine.routing import Route, RouteTable
+from batchproxy.engine.target import Exchange
 from batchproxy.proxy.app import ReverseProxy
+from batchproxy.proxy.passage import Passage
 from batchproxy.proxy.settings import Retry, Timeouts, Upstream
+from batchproxy.proxy.transports.answer import NativeAnswer
 from batchproxy.proxy.upstream import LiveUpstream
 
 from .on_a_loop import LOOPS, on_a_loop, run
@@ -49,11 +53,15 @@ ANSWERS = {
 }
 
 
-@asynccontextmanager
-async def warmed(app: ASGIApp, count: int = 8) -> AsyncIterator[None]:
-    """So many connections are open and idle."""
+async def warm(app: ASGIApp, count: int = 8) -> None:
+    """So many connections are open and idle then."""
     entries = await batch(app, [{"path": "/gather"}] * count)
     assert [entry["status"] for entry in entries] == [200] * count
+
+
+@asynccontextmanager
+async def warmed(app: ASGIApp) -> AsyncIterator[None]:
+    await warm(app)
     yield
 
 
@@ -402,6 +410,29 @@ async def test_a_slow_reader_holds_up_what_has_not_begun() -> None:
         assert begun == 40
         assert size > 40 * 100_000
         await live.aclose()
+
+
+@pytest.mark.parametrize("path", ["/plain", "/resets", "/truncated", "/garbage", "/held"])
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_nothing_is_left_to_the_collector(path: str, is_warm: bool) -> None:
+    """Neither an answer nor a failure, tried again or not, waits in a cycle of references for the collector."""
+
+    @on_a_loop
+    async def check() -> None:
+        async with scene(timeouts=Timeouts(first_byte=SOON)) as (app, _, _, _):
+            if is_warm:
+                await warm(app)
+            await batch(app, [{"path": path}])
+            gc.collect()
+            gc.disable()
+            try:
+                await batch(app, [{"path": path}] * 3)
+                left = [each for each in gc.get_objects() if isinstance(each, Passage | NativeAnswer | Exchange)]
+                assert left == []
+            finally:
+                gc.enable()
+
+    check()
 
 
 async def nowhere(message: Message) -> None:

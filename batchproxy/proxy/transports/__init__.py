@@ -64,6 +64,10 @@ class UpstreamError(Exception):
         self.sent = sent
         self.answered = answered
 
+    def forget(self) -> None:
+        """For whoever has dealt with it: its frames hold the answer, which holds it, until the collector comes."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+
 
 class Outgoing(msgspec.Struct):
     """A request as it goes to an address.
