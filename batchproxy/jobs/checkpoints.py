@@ -124,7 +124,10 @@ class Checkpoints:
 
 
 class _Merged:
-    """What all entries of one lease say together; of two results for one item the first counts."""
+    """What all entries of one lease say together.
+
+    Of two results for one item the first counts; of what else was said of one, the last.
+    """
 
     __slots__ = ("intended", "parked", "results", "withdrawn")
 
@@ -145,10 +148,12 @@ def _merged(entries: Sequence[Entry]) -> dict[Lease, _Merged]:
         said = merged.setdefault(entry.lease, _Merged())
         for each in entry.results:
             said.results.setdefault(each.seq, each)
-        for parked in entry.parked:
-            said.parked[parked.seq] = parked
         said.intended.update(entry.intended)
         said.withdrawn.update(entry.withdrawn)
+        said.intended.difference_update(entry.withdrawn)
+        for parked in entry.parked:
+            said.parked[parked.seq] = parked
+            said.intended.discard(parked.seq)
     for said in merged.values():
         for seq in said.results:
             said.parked.pop(seq, None)

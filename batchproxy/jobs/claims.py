@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, case, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .checkpoints import held_rows
 from .database import Database
-from .ending import advance, postponed
+from .ending import advance, locked, postponed
 from .filling import FRESH
 from .hints import WORK, Hints
 from .model import WORKER_LOST, Claim, ItemResult, Kind, Lease, Outcome, Parked, Renewal
@@ -71,7 +71,8 @@ class Claims:
         """At most `want` chunks, each for `lease` seconds; fair between owners, then between jobs of one owner.
 
         Of chunks that a lost worker had, items that were intended become `unknown`; a chunk with which too many were
-        lost is split into single items, and such an item becomes an error, `worker_lost`.
+        lost is split into single items, and such an item becomes an error, `worker_lost`. Of those for which one more
+        lost worker is too many, a worker has one at a time: else the innocent would be judged along with the guilty.
         """
 
         async def work(connection: AsyncConnection, now: float) -> list[Claim]:
@@ -118,7 +119,8 @@ class Claims:
                         for lease, row in held.items()
                     ],
                 )
-                await advance(connection, {lease.job for lease in held}, now)
+                # What is released of an end comes back when it was said to, and not at once.
+                await advance(connection, {lease.job for lease in held if lease.kind is not Kind.FINALIZE}, now)
                 await self._hints.announce(connection, WORK)
             return set(held)
 
@@ -162,6 +164,9 @@ class _Claiming:
         self._granted: list[tuple[Row[Any], JobState, int]] = []
         self._seen: set[tuple[str, int]] = set()
         self._done: set[str] = set()
+        self._limit = database.settings.lost
+        self._last_chance = max(self._limit - 1, 1)
+        self._has_suspect: bool | None = None  # as long as there is no other, nobody asks
 
     async def run(self, want: int) -> list[Claim]:
         jobs = {row.id: row for row in await self._candidates()}
@@ -205,7 +210,7 @@ class _Claiming:
         matching = [condition for states, condition in _KINDS if candidate.state in states]
         query = (
             select(chunk)
-            .where(chunk.c.job == candidate.id, chunk.c.due_at <= self._now, *matching)
+            .where(chunk.c.job == candidate.id, chunk.c.due_at <= self._now, *matching, *self._unsuspected())
             .order_by(chunk.c.no)
             .limit(n + len(self._seen))
             .with_for_update(skip_locked=True)
@@ -221,9 +226,28 @@ class _Claiming:
             if until is not None:
                 await self._connection.execute(_release, _place_of(row) | {"to_due_at": until})
                 return
-        elif row.no >= 0 and row.epoch and await self._is_spent(row, lost):
-            return
+        elif row.no >= 0 and row.epoch:
+            if await self._is_spent(row, lost):
+                return
+            if row.span == 1 and lost >= self._last_chance and not await self._is_first_suspect():
+                return
         self._granted.append((row, candidate.state, lost))
+
+    async def _is_first_suspect(self) -> bool:
+        """Whether the worker has no other item that may be what workers are lost with; from now on it has one."""
+        if self._has_suspect is None:
+            mine = (chunk.c.holder == self._worker, chunk.c.due_at > self._now)
+            query = select(exists().where(*mine, chunk.c.span == 1, chunk.c.lost >= self._last_chance))
+            self._has_suspect = bool((await self._connection.execute(query)).scalar_one())
+        is_first, self._has_suspect = not self._has_suspect, True
+        return is_first
+
+    def _unsuspected(self) -> list[ColumnElement[bool]]:
+        """For a worker that has such an item, the others are not even looked at, but for those that may end by that."""
+        if not self._has_suspect:
+            return []
+        lost = chunk.c.lost + case((chunk.c.holder.is_not(None), 1), else_=0)
+        return [or_(chunk.c.span != 1, chunk.c.has_intents, lost < self._last_chance, lost >= self._limit)]
 
     async def _is_spent(self, row: Row[Any], lost: int) -> bool:
         """Whether nothing is left to claim of a chunk that somebody had before."""
@@ -231,7 +255,7 @@ class _Claiming:
         unknown = sorted(await intended_in(self._connection, row) - there.keys())
         left = [seq for seq in seqs(row) if seq not in there and seq not in unknown]
         results = [ItemResult(seq=seq, outcome=Outcome.UNKNOWN, finished_at=self._now) for seq in unknown]
-        is_poison = lost >= self._settings.lost
+        is_poison = lost >= self._limit
         if is_poison and left and row.span == 1:
             results.append(
                 ItemResult(
@@ -255,6 +279,9 @@ class _Claiming:
 
     async def _split(self, row: Row[Any], left: Sequence[int]) -> Row[Any]:
         """Each item that is left becomes a chunk of its own; the row of the old one, which has only the others."""
+        # Of two workers that split chunks of one job at once, the second sees which numbers the first took; and the end
+        # of the job, if that has begun meanwhile, sees all of them.
+        await locked(self._connection, row.job)
         last = select(func.max(chunk.c.no)).where(chunk.c.job == row.job)
         first_no = (await self._connection.execute(last)).scalar_one() + 1
         kept = {name: getattr(row, name) for name in ("job", "owner", "input_no", "blob", "blob_start", "blob_length")}
@@ -267,7 +294,7 @@ class _Claiming:
         ]
         await self._connection.execute(insert(chunk), children)
         of_chunk = (chunk.c.job == row.job) & (chunk.c.no == row.no)
-        await self._connection.execute(update(chunk).where(of_chunk).values(n=row.n - len(left), parked_n=0, lost=0))
+        await self._connection.execute(update(chunk).where(of_chunk).values(n=row.n - len(left), lost=0))
         moved = update(retry).where(retry.c.job == row.job, retry.c.seq == bindparam("of_seq"))
         counted = update(chunk).where(chunk.c.job == row.job, chunk.c.no == bindparam("of_no"))
         parked = {
@@ -283,6 +310,8 @@ class _Claiming:
                 [{"of_seq": child["first_seq"], "to_chunk": child["no"]} for child in ours],
             )
             await self._connection.execute(counted.values(parked_n=1), [{"of_no": child["no"]} for child in ours])
+            left_over = chunk.c.parked_n - len(ours)  # those that end `unknown` in their second attempt
+            await self._connection.execute(update(chunk).where(of_chunk).values(parked_n=left_over))
         return (await self._connection.execute(select(chunk).where(of_chunk))).one()
 
     async def _grant(self) -> list[Claim]:

@@ -77,7 +77,11 @@ class Ending:
         return expired
 
     async def settle_rest(self, lease: Lease) -> None:
-        """Gives every item without a result the one that fits the end. Raises `LeaseLost`."""
+        """Gives every item without a result the one that fits the end. Raises `LeaseLost`.
+
+        Raises `WrongState` if a worker has some of them after all: it claimed them in the moment in which the end
+        began, or has found back to them. Then the lease is to be released; the next one waits for that worker.
+        """
         while await self._database.write(lambda connection, now: self._settle_some(connection, now, lease)):
             self._passing("finalize.settled")
 
@@ -99,7 +103,7 @@ class Ending:
             await held(connection, lease)
             if await _has_open_items(connection, lease.job):
                 raise WrongState(f"Items of the job {lease.job} have no result yet.")
-            row = await _locked(connection, lease.job)
+            row = await locked(connection, lease.job)
             return await self._end(connection, now, lease, JobState(row.ending), values, messages)
 
         return await self._ended(work)
@@ -109,7 +113,7 @@ class Ending:
 
         async def work(connection: AsyncConnection, now: float) -> Job:
             await held(connection, lease)
-            row = await _locked(connection, lease.job)
+            row = await locked(connection, lease.job)
             if row.state not in before(JobState.FAILED):
                 raise WrongState(f"The job {lease.job} is {row.state}.")
             if lease.kind is Kind.VALIDATE:
@@ -128,7 +132,7 @@ class Ending:
     async def _settle_some(self, connection: AsyncConnection, now: float, lease: Lease) -> bool:
         """Whether there may be more."""
         await held(connection, lease)
-        row = await _locked(connection, lease.job)
+        row = await locked(connection, lease.job)
         if row.total == 0:
             await drop_items(connection, lease.job)  # its validation did not come to an end: there never were items
             return False
@@ -141,6 +145,8 @@ class Ending:
             .with_for_update()
         )
         rows = (await connection.execute(query)).all()
+        if any(each.holder is not None and each.due_at > now for each in rows):
+            raise WrongState(f"A worker still has items of the job {lease.job}.")
         for each in rows:
             there = await settled_in(connection, each)
             sent = await intended_in(connection, each)
@@ -161,7 +167,7 @@ class Ending:
         values: dict[str, Any],
         messages: Sequence[Message],
     ) -> Job:
-        row = await _locked(connection, lease.job)
+        row = await locked(connection, lease.job)
         await connection.execute(
             update(chunk).where(chunk.c.job == lease.job, chunk.c.no < 0).values(due_at=None, holder=None)
         )
@@ -192,7 +198,7 @@ async def advance(connection: AsyncConnection, job_ids: Collection[str], now: fl
     """Begins the end of jobs that have nothing left to do, now that work of theirs has ended."""
     for job_id in sorted(job_ids):
         # Of two workers that end the last two chunks at once, the second sees what the first did.
-        row = await _locked(connection, job_id)
+        row = await locked(connection, job_id)
         if row.state in STOPPING:
             # Whoever claims it looks whether somebody else still has items of it.
             await connection.execute(
@@ -244,13 +250,14 @@ async def _stop(connection: AsyncConnection, job_id: str, state: JobState, now: 
     )
     if left.rowcount == 0:
         return False
-    row = await _locked(connection, job_id)
+    row = await locked(connection, job_id)
     until = await postponed(connection, job_id, now)
     await connection.execute(insert(chunk), stage_row(job_id, row.owner, Kind.FINALIZE, until or now))
     return True
 
 
-async def _locked(connection: AsyncConnection, job_id: str) -> Row[Any]:
+async def locked(connection: AsyncConnection, job_id: str) -> Row[Any]:
+    """The row of a job, to which nobody else does anything until this transaction ends."""
     return (await connection.execute(select(job).where(job.c.id == job_id).with_for_update())).one()
 
 

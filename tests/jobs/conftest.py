@@ -46,11 +46,15 @@ def shared_url(postgresql: Cluster) -> str:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, folder: Path) -> Place:
     """Where a store can be opened that has nothing in it, on each database."""
-    if request.param == "sqlite":
-        return Place(f"sqlite:///{folder}/jobs.db", folder)
-    url = request.getfixturevalue("shared_url")
-    asyncio.run(_emptied(url))
-    return Place(url, folder)
+    made: Place = request.getfixturevalue("sqlite" if request.param == "sqlite" else "postgresql_place")
+    return made
+
+
+@pytest.fixture
+def postgresql_place(shared_url: str, folder: Path) -> Place:
+    """For what happens only where several write at once."""
+    asyncio.run(_emptied(shared_url))
+    return Place(shared_url, folder)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

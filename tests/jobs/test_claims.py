@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from batchproxy.jobs import WORKER_LOST, Entry, JobState, JobStore, Kind, Outcome, Parked, Verdict
-from batchproxy.jobs.claims import Candidate, shares
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from batchproxy.jobs import (
+    WORKER_LOST,
+    Claim,
+    Entry,
+    JobState,
+    JobStore,
+    Kind,
+    Outcome,
+    Parked,
+    Verdict,
+    WrongState,
+)
+from batchproxy.jobs.claims import Candidate, _Claiming, shares
+from batchproxy.jobs.tables import retry
 from tests.proxy.on_a_loop import on_a_loop
 
 from .place import LEASE, Place, claim, complete, end, item, ok, settle, submit
@@ -203,6 +221,153 @@ async def test_an_item_that_kills_workers_ends_alone(place: Place) -> None:
         page = await store.results.in_completion_order(job.id, "ann")
         assert sorted(each.seq for each in page.results) == list(range(10))
         assert page.complete
+
+
+@on_a_loop
+async def test_the_innocent_are_not_given_up_with_the_guilty(place: Place) -> None:
+    """Not even by workers that take all they can get, and are lost before anything that they have is done."""
+    async with place.opened(chunk_items=5) as store:
+        job = await submit(store, 10)
+        for n in range(30):
+            claims = await store.claims.claim(f"w{n}", 100, kinds=[Kind.ITEMS])
+            if not claims:
+                break
+            if any(6 in claimed.open_seqs for claimed in claims):
+                place.clock.now += LEASE + 1
+                continue
+            for claimed in claims:
+                await settle(store, claimed)
+        assert (await end(store)).counts.ok == 9
+        [failed] = (await store.results.in_order(job.id, "ann", outcomes=[Outcome.ERROR])).results
+        assert (failed.seq, failed.failure) == (6, WORKER_LOST)
+
+
+@on_a_loop
+async def test_one_item_at_a_time_has_its_last_chance(place: Place) -> None:
+    """A worker gets the next one when it is done with it; another worker gets another at once."""
+    async with place.opened(chunk_items=1, lost=2) as store:
+        await submit(store, 4)
+        assert len(await store.claims.claim("lost", 10)) == 4
+        place.clock.now += LEASE + 1
+        one, two = await claim(store, "w1"), await claim(store, "w2")
+        assert [one.lease.chunk, two.lease.chunk] == [0, 1]
+        fresh = await submit(store, 1)
+        assert (await claim(store, "w1")).lease.job == fresh.id
+        assert await store.claims.claim("w1", 10) == []
+        await settle(store, one)
+        await store.claims.release([two.lease])
+        assert (await claim(store, "w1")).lease.chunk == 1
+        assert (await claim(store, "w2")).lease.chunk == 2
+
+
+@on_a_loop
+async def test_what_is_parked_moves_along_when_a_chunk_is_split(place: Place) -> None:
+    """What was intended as well is `unknown`, and waits for nothing any more."""
+    async with place.opened(lost=1) as store:
+        job = await submit(store, 3)
+        claimed = await claim(store, "lost")
+        async with store.checkpointer() as checkpointer:
+            await checkpointer.park(claimed.lease, Parked(0, 1, 50.0), Parked(1, 1, 500.0, "503"))
+            await checkpointer.intend(claimed.lease, 0)
+        place.clock.now += LEASE + 1
+        claims = await store.claims.claim("w", 10)
+        assert [(each.first_seq, each.n, dict(each.parked)) for each in claims] == [
+            (1, 1, {1: Parked(1, 1, 500.0 - LEASE - 1, "503")}),
+            (2, 1, {}),
+        ]
+        counts = (await store.jobs.get(job.id, "ann")).counts
+        assert (counts.done, counts.unknown, counts.parked, counts.leased) == (1, 1, 1, 1)
+        rows = await store._database.read(_waiting)
+        assert rows == {(1, claims[0].lease.chunk)}
+
+
+async def _waiting(connection: AsyncConnection, now: float) -> set[tuple[int, int]]:
+    return {(row.seq, row.chunk) for row in await connection.execute(select(retry.c.seq, retry.c.chunk))}
+
+
+@on_a_loop
+async def test_what_was_said_last_of_an_item_counts(place: Place) -> None:
+    """Also if it is committed along with what was said before."""
+    async with place.opened() as store:
+        await submit(store, 3)
+        lease = (await claim(store)).lease
+        await store.checkpoints.write(
+            [
+                Entry(lease=lease, intended=(0, 1, 2)),
+                Entry(lease=lease, withdrawn=(0,)),
+                Entry(lease=lease, parked=(Parked(1, 1, 0.0), Parked(2, 1, 0.0))),
+                Entry(lease=lease, intended=(2,)),
+            ]
+        )
+        place.clock.now += LEASE + 1
+        again = await claim(store, "w2")
+        assert again.open_seqs == [0, 1]
+        assert again.settled[2].outcome is Outcome.UNKNOWN
+
+
+@asynccontextmanager
+async def uncommitted(store: JobStore, worker: str) -> AsyncIterator[asyncio.Task[list[Claim]]]:
+    """A claim of one chunk that has been made, and is committed in the end, or as soon as others wait for it."""
+    is_made, is_left = asyncio.Event(), asyncio.Event()
+
+    async def work(connection: AsyncConnection, now: float) -> list[Claim]:
+        claims = await _Claiming(store._database, connection, now, worker, [Kind.ITEMS]).run(1)
+        is_made.set()
+        while not is_left.is_set() and not (await connection.execute(_WAITING)).scalar_one():
+            await asyncio.sleep(0)
+        return claims
+
+    claiming = asyncio.create_task(store._database.write(work))
+    try:
+        await is_made.wait()
+        yield claiming
+    finally:
+        is_left.set()
+        await claiming
+
+
+_WAITING = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))")
+
+
+@on_a_loop
+async def test_two_workers_split_chunks_of_one_job_at_once(postgresql_place: Place) -> None:
+    """The children of both have numbers of their own."""
+    async with postgresql_place.opened(lost=1) as store:
+        job = await submit(store, 12)
+        claims = await store.claims.claim("lost", 4)
+        # Of those in between the first worker gets one, and locks the other on the way.
+        await store.claims.release([each.lease for each in claims[1:3]])
+        postgresql_place.clock.now += LEASE + 1
+        async with uncommitted(store, "w1") as claiming:
+            two = await store.claims.claim("w2", 10)
+        assert [each.first_seq for each in await claiming] == [3]
+        assert {each.first_seq for each in two} >= {9, 10, 11}
+        claims = [*await claiming, *two, *await store.claims.claim("w3", 10)]
+        assert sorted(each.first_seq for each in claims) == [0, 1, 2, 3, 6, 9, 10, 11]
+        for claimed in claims:
+            await settle(store, claimed)
+        assert (await store.jobs.get(job.id, "ann")).counts.ok == 12
+
+
+@on_a_loop
+async def test_an_end_waits_for_a_claim_that_it_did_not_see(postgresql_place: Place) -> None:
+    """What was claimed in the moment of a cancellation is done, and what becomes of it counts."""
+    async with postgresql_place.opened() as store:
+        job = await submit(store, 6)
+        [first] = await store.claims.claim("w", 1)
+        await store.claims.release([first.lease])
+        async with uncommitted(store, "late") as claiming:
+            await store.ending.cancel(job.id, "ann")
+            ending = await claim(store, "w-end")
+            assert ending.lease.kind is Kind.FINALIZE
+            with pytest.raises(WrongState):
+                await store.ending.settle_rest(ending.lease)
+        [late] = await claiming
+        await store.claims.release([ending.lease])
+        assert await store.claims.claim("w-end", 10) == []
+        await settle(store, late)
+        counts = (await end(store)).counts
+        assert (counts.ok, counts.cancelled) == (3, 3)
 
 
 @on_a_loop

@@ -84,6 +84,39 @@ async def test_the_end_waits_for_a_lost_worker_no_longer_than_its_lease(place: P
 
 
 @on_a_loop
+async def test_an_end_that_is_put_off_comes_back_in_time(place: Place) -> None:
+    """And not at once: else whoever cannot do it now tries without a pause."""
+    async with place.opened() as store:
+        await submit(store, 3)
+        await settle(store, await claim(store))
+        claimed = await claim(store)
+        assert await store.claims.release([claimed.lease], delay=20.0) == {claimed.lease}
+        assert await store.claims.claim("w", 10) == []
+        assert await store.claims.next_due() == 20.0
+        place.clock.now += 20
+        assert (await end(store)).state is JobState.COMPLETED
+
+
+@on_a_loop
+async def test_an_end_waits_for_a_worker_that_found_back(place: Place) -> None:
+    """Its lease was over, but nobody had its items: what it says of them still counts."""
+    async with place.opened() as store:
+        job = await submit(store, 6)
+        [claimed] = await store.claims.claim("slow", 1)
+        await store.ending.cancel(job.id, "ann")
+        place.clock.now += LEASE + 1
+        ending = await claim(store)
+        assert (await store.claims.renew([claimed.lease])).renewed == {claimed.lease}
+        with pytest.raises(WrongState):
+            await store.ending.settle_rest(ending.lease)
+        await store.claims.release([ending.lease])
+        assert await store.claims.claim("w", 10) == []
+        await settle(store, claimed)
+        counts = (await end(store)).counts
+        assert (counts.ok, counts.cancelled) == (3, 3)
+
+
+@on_a_loop
 async def test_a_deadline_ends_a_job(place: Place) -> None:
     """Finished items stay, the rest is `expired`; parked ones do not hold it up."""
     async with place.opened() as store:
