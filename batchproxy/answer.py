@@ -25,8 +25,11 @@ HEARTBEAT = 15.0
 class Collected:
     """All results in one document with a length, sent when the last one is there."""
 
-    def __init__(self, writer: Writer, send: Send, headers: Headers, *, count: int, write_timeout: float) -> None:
+    def __init__(
+        self, writer: Writer, send: Send, headers: Headers, *, count: int, budget: Budget, write_timeout: float
+    ) -> None:
         self.backlog = 0
+        self._budget = budget
         self._writer = writer
         self._send = send
         self._headers = headers
@@ -43,6 +46,8 @@ class Collected:
         # Written now, so that a body which has to be encoded is not kept in two forms.
         if not self._gone:
             entry = self._writer.write(result)
+            if self._writer.excess:
+                _charge(self._writer, self._budget)
             self._entries[result.index] = entry
             if len(entry) > 1:
                 self._has_large = True
@@ -88,6 +93,15 @@ class Collected:
         self._entries.clear()
 
 
+def _charge(writer: Writer, budget: Budget) -> int:
+    """What was written is held, and may be several times as long as what came: control characters take six bytes."""
+    excess, writer.excess = writer.excess, 0
+    budget.left -= excess
+    if budget.left < 0:
+        budget.overdraw()
+    return excess
+
+
 class Streamed:
     """Each result as a record of its own, sent as it comes, at the reader's pace."""
 
@@ -122,6 +136,8 @@ class Streamed:
         self._pieces += pieces
         self.backlog += sum(map(len, pieces))
         self._held += len(result.body)
+        if self._writer.excess:
+            self._held += _charge(self._writer, self._budget)
 
     async def flush(self) -> None:
         if self._start is not None and not self._gone:
@@ -153,6 +169,8 @@ class Streamed:
         self.backlog = 0
         if self._heart is not None:
             self._heart.cancel()
+        # They hold whoever gives us results, as he holds us.
+        self._wake = self._leave = _nobody
 
     async def _deliver(self, message: dict[str, object]) -> None:
         if self._gone:
@@ -174,6 +192,10 @@ class Streamed:
             self._pieces.append(self._writer.heartbeat)
             self.backlog += len(self._writer.heartbeat)
         self._wake()
+
+
+def _nobody() -> None:
+    """There is nobody to tell any more."""
 
 
 def _with_charset(media_type: str) -> bytes:
@@ -232,6 +254,8 @@ async def problem(send: Send, error: BatchError, problem_type: str, headers: Hea
         "code": error.code,
         "detail": error.detail,
     }
+    if error.line is not None:
+        document["line"] = error.line
     if error.pointer is not None:
         document["pointer"] = error.pointer
     content = msgspec.json.encode(document)

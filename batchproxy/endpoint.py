@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import re
@@ -12,6 +13,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol
 
 import msgspec
 
@@ -21,7 +23,7 @@ from .description import description
 from .dialects import DIALECTS, Dialect
 from .engine.errors import BatchError, MethodNotAllowed, SettingError
 from .engine.events import BatchEnded, Observer
-from .engine.execute import Run
+from .engine.execute import PORTION, Run
 from .engine.in_flight import InFlight
 from .engine.model import ASGIApp, Batch, Guard, Headers, Receive, Scope, Send
 from .engine.paths import canonical
@@ -89,6 +91,25 @@ def _is_async(guard: object) -> bool:
     return inspect.iscoroutinefunction(guard) or inspect.iscoroutinefunction(type(guard).__call__)
 
 
+class Jobs(Protocol):
+    """The jobs behind the endpoints: for batches that outlive their connection. Each method may raise `BatchError`."""
+
+    def takes(self, visit: Visit) -> bool:
+        """Whether the batch of this request is to become a job."""
+
+    async def submit(self, visit: Visit) -> int:
+        """Takes the batch and answers; the status of the answer."""
+
+    async def serve(self, visit: Visit, rest: str) -> None:
+        """Answers a request to what is below the path of the jobs, `rest` of which is left."""
+
+    def description(self, endpoint: Endpoint, problem_type: str) -> dict[str, Any]:
+        """What the endpoint says about its jobs."""
+
+    def operations(self, endpoint: Endpoint) -> dict[str, dict[str, Any]]:
+        """The paths of an OpenAPI document, and what may be done there."""
+
+
 class Visit:
     """One request to an endpoint."""
 
@@ -106,15 +127,17 @@ class Visit:
         in_flight: InFlight,
         running: set[Run],
         observers: Sequence[Observer] = (),
+        jobs: Jobs | None = None,
     ) -> None:
-        self._endpoint = endpoint
-        self._scope = scope
-        self._receive = receive
-        self._send = send
+        self.endpoint = endpoint
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.mount = mount
+        self.endpoints = endpoints
         self._wrapped = wrapped
         self._entry = entry
-        self._mount = mount
-        self._endpoints = endpoints
+        self._jobs = jobs
         self._in_flight = in_flight
         self._running = running
         self._observers = observers
@@ -122,32 +145,36 @@ class Visit:
         self._batch: Batch | None = None
         self._run: Run | None = None
         self._is_streamed = False
-        self._fields = request.fields(scope)
-        self._id = request.request_id(self._fields)
-        self._headers: Headers = (
+        self.fields = request.fields(scope)
+        self.id = request.request_id(self.fields)
+        self.headers: Headers = (
             (b"cache-control", b"no-store"),
             (b"x-content-type-options", b"nosniff"),
-            (b"x-request-id", self._id.encode("ascii")),
-            *browsers.cors(self._fields, endpoint.trusted),
+            (b"x-request-id", self.id.encode("ascii")),
+            *browsers.cors(self.fields, endpoint.trusted),
         )
-        self._problem_type = mount + endpoint.path
+        self.is_page = browsers.is_page(self.fields)
+        self.problem_type = mount + endpoint.path
 
-    async def serve(self) -> None:
-        method = self._scope["method"]
+    async def serve(self, below: str | None = None) -> None:
+        """`below` is set for the jobs of the endpoint: what follows their path."""
+        method = self.scope["method"]
         is_head = method == "HEAD"
         try:
-            if method == "POST":
+            if below is not None and self._jobs is not None:
+                await self._jobs.serve(self, below)
+            elif method == "POST":
                 await self._take()
-            elif browsers.is_preflight(method, self._fields):
+            elif browsers.is_preflight(method, self.fields):
                 await self._preflight()
-            elif not self._endpoint.describe:
-                await self._wrapped(self._scope, self._receive, self._send)
+            elif not self.endpoint.describe:
+                await self._wrapped(self.scope, self.receive, self.send)
             elif method in ("GET", "HEAD", "OPTIONS"):
                 await self._describe(is_head=is_head)
             else:
                 raise MethodNotAllowed("Send the batch with POST.", headers=((b"allow", ALLOWED),))
         except BatchError as error:
-            await answer.problem(self._send, error, self._problem_type, self._headers, head=is_head)
+            await answer.problem(self.send, error, self.problem_type, self.headers, head=is_head)
         except request.Disconnected:
             return
 
@@ -155,9 +182,10 @@ class Visit:
         if not self._observers:
             await self._take_batch()
             return
-        status, code = 200, None
+        status: int = 200
+        code: str | None = None
         try:
-            await self._take_batch()
+            status = await self._take_batch()
         except BatchError as error:
             status, code = error.status, error.code
             raise
@@ -175,8 +203,8 @@ class Visit:
         run, batch = self._run, self._batch
         succeeded = 0 if run is None else run.succeeded
         event = BatchEnded(
-            request_id=self._id,
-            path=self._endpoint.path,
+            request_id=self.id,
+            path=self.endpoint.path,
             batch=batch,
             status=status,
             code=code,
@@ -193,65 +221,73 @@ class Visit:
                 logger.exception("observer.failed observer=%s", type(observer).__name__)
 
     async def _preflight(self) -> None:
-        origin = self._fields[b"origin"].decode("latin-1")
-        if origin not in self._endpoint.trusted:
-            await self._wrapped(self._scope, self._receive, self._send)
+        origin = self.fields[b"origin"].decode("latin-1")
+        if origin not in self.endpoint.trusted:
+            await self._wrapped(self.scope, self.receive, self.send)
             return
-        await self._send(answer.start(204, (*self._headers, *browsers.preflight(self._fields))))
-        await self._send(answer.body(b""))
+        await self.send(answer.start(204, (*self.headers, *browsers.preflight(self.fields))))
+        await self.send(answer.body(b""))
 
     async def _describe(self, *, is_head: bool) -> None:
-        content = msgspec.json.encode(
-            description(self._endpoint, self._endpoint.spoken, self._in_flight, self._problem_type)
-        )
-        headers = ((b"allow", ALLOWED), *self._headers)
-        await answer.whole(self._send, 200, b"application/json", content, headers, head=is_head)
+        said = description(self.endpoint, self.endpoint.spoken, self._in_flight, self.problem_type)
+        if self._jobs is not None:
+            said["jobs"] = self._jobs.description(self.endpoint, self.problem_type)
+        content = msgspec.json.encode(said)
+        headers = ((b"allow", ALLOWED), *self.headers)
+        await answer.whole(self.send, 200, b"application/json", content, headers, head=is_head)
 
-    async def _take_batch(self) -> None:
-        endpoint, fields = self._endpoint, self._fields
-        is_page = browsers.is_page(fields)
-        if is_page:
+    async def _take_batch(self) -> int:
+        """The status of the answer."""
+        endpoint, fields = self.endpoint, self.fields
+        if self.is_page:
             browsers.check_site(fields, endpoint.trusted)
+        if self._jobs is not None and self._jobs.takes(self):
+            return await self._jobs.submit(self)
         request.check_content(fields)
         accept = fields.get(b"accept")
         media_type = request.negotiate(
             None if accept is None else accept.decode("latin-1"), endpoint.spoken.media_types
         )
-        is_http1 = self._scope.get("http_version", "1.1").startswith("1")
+        is_http1 = self.scope.get("http_version", "1.1").startswith("1")
         request.check_length(fields, endpoint, http1=is_http1)
         self._in_flight.check()
-        body = await request.read_body(self._receive, endpoint, http1=is_http1)
-        caller = request.caller(self._scope, fields, self._mount, id=self._id, browser=is_page)
+        body = await request.read_body(self.receive, endpoint, http1=is_http1)
+        caller = request.caller(self.scope, fields, self.mount, id=self.id, browser=self.is_page)
         minimal = b"prefer" in fields and request.prefers_minimal(fields)
         batch = endpoint.spoken.read(body, caller, endpoint, minimal=minimal)
-        judge = Judge(endpoint, caller, self._endpoints)
+        if len(batch.items) > PORTION:
+            # Reading a large batch takes as long as a few items do: others get their turn before it goes on.
+            await asyncio.sleep(0)
+        judge = Judge(endpoint, caller, self.endpoints)
         batch = judge.batch(batch)
         # Before the guards, so that a batch which cannot run counts for nobody's quota.
         schedule = Schedule(batch, max_depth=endpoint.max_dependency_depth)
         self._in_flight.check(min(endpoint.concurrency, len(batch.items)))
         if endpoint.guards:
-            batch = await self._guarded(batch)
+            batch = await self.guarded(batch)
             schedule = Schedule(batch, max_depth=endpoint.max_dependency_depth)
         self._batch = batch
         await self._execute(batch, schedule, media_type, judge)
+        return 200
 
-    async def _guarded(self, batch: Batch) -> Batch:
-        for guard in self._endpoint.guards:
+    async def guarded(self, batch: Batch) -> Batch:
+        """The batch as the guards of the endpoint let it through."""
+        for guard in self.endpoint.guards:
             batch = await guard(batch)
             if not isinstance(batch, Batch):
                 raise TypeError(f"A guard returns the batch; {guard!r} returned {type(batch).__name__}.")
         return batch
 
     async def _execute(self, batch: Batch, schedule: Schedule, media_type: str, judge: Judge) -> None:
-        endpoint = self._endpoint
-        writer = endpoint.spoken.writer(batch, media_type, endpoint, problem_type=self._problem_type)
-        headers = self._headers
+        endpoint = self.endpoint
+        writer = endpoint.spoken.writer(batch, media_type, endpoint, problem_type=self.problem_type)
+        headers = self.headers
         if batch.options.minimal:
             headers = (*headers, (b"preference-applied", b"return=minimal"))
         budget = Budget(endpoint.max_total_response_bytes, final=writer.ordered)
         target = AppTarget(
             self._entry,
-            self._scope,
+            self.scope,
             batch,
             max_response_bytes=endpoint.max_response_bytes,
             budget=budget,
@@ -259,9 +295,11 @@ class Visit:
         emitter: Collected | Streamed
         if writer.ordered:
             count = len(batch.items)
-            emitter = Collected(writer, self._send, headers, count=count, write_timeout=endpoint.write_timeout)
+            emitter = Collected(
+                writer, self.send, headers, count=count, budget=budget, write_timeout=endpoint.write_timeout
+            )
         else:
-            emitter = Streamed(writer, self._send, headers, budget=budget, write_timeout=endpoint.write_timeout)
+            emitter = Streamed(writer, self.send, headers, budget=budget, write_timeout=endpoint.write_timeout)
         run = Run(
             batch,
             schedule,
@@ -282,5 +320,5 @@ class Visit:
 
     async def _watch(self, run: Run) -> None:
         # One message is enough: a layer in front that replays the body for ever must not keep us busy.
-        if (await self._receive())["type"] == "http.disconnect":
+        if (await self.receive())["type"] == "http.disconnect":
             run.leave()

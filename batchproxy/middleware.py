@@ -3,29 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Protocol
 
-from . import answer, openapi
-from .endpoint import Endpoint, Visit
+from . import answer, lifespan, openapi
+from .endpoint import Endpoint, Jobs, Visit
 from .engine.errors import Failure, SettingError
 from .engine.events import Observer
 from .engine.execute import Run
 from .engine.in_flight import InFlight
 from .engine.model import ASGIApp, Receive, Scope, Send
-from .engine.target import EXTENSION, Exchange, exchange_of
+from .engine.target import EXTENSION, Entry, Exchange, exchange_of
 from .entry import entry, is_layer, mount_of
+from .lifespan import Lodger
+
+JOBS = "/jobs"
+"""What stands behind the path of an endpoint for its jobs."""
+
+
+class JobService(Jobs, Lodger, Protocol):
+    """The jobs of a middleware, as long as the app lives."""
+
+    def drain(self) -> None:
+        """Ends what waits for jobs, or streams their results."""
+
+
+class JobsAsked(Protocol):
+    """The settings of jobs, `batchproxy.jobs.resources.JobsSettings`: this module needs nothing that they need."""
+
+    def service(
+        self, endpoints: Sequence[Endpoint], entry: Callable[[str], Entry], observers: Sequence[Observer] = ()
+    ) -> JobService:
+        """`entry` says for a `root_path` where items enter. Raises `SettingError`."""
 
 
 class BatchMiddleware:
     """Gives an ASGI app a batch endpoint; everything else passes through.
 
     `settings` are those of one `Endpoint`; give `endpoints` for several. `observers` are told what became of items and
-    batches. A wrong setting stops the start of the app:
-    it is reported as `lifespan.startup.failed`, for some frameworks make their middleware so late that an exception
-    would be lost.
+    batches. With `jobs`, all endpoints take batches that outlive their connection; these are worked on in this process,
+    in the lifespan of the app. A wrong setting stops the start of the app: it is reported as `lifespan.startup.failed`,
+    for some frameworks make their middleware so late that an exception would be lost.
     """
 
     def __init__(
@@ -36,6 +56,7 @@ class BatchMiddleware:
         *,
         endpoints: Sequence[Endpoint] | None = None,
         observers: Sequence[Observer] = (),
+        jobs: JobsAsked | None = None,
         **settings: Any,
     ) -> None:
         # Some frameworks, and older versions of Starlette, give it by name. Then it is no setting.
@@ -51,8 +72,14 @@ class BatchMiddleware:
         self._lifespan_state: dict[str, Any] | None = None
         self._mount = ""
         self._is_published = False
+        self._outermost: object = None
+        self._jobs: JobService | None = None
+        self._job_paths: list[tuple[str, Endpoint]] = []
         try:
             self._endpoints = _endpoints(path, endpoints, settings)
+            if jobs is not None:
+                self._jobs = _service(jobs, list(self._endpoints.values()), self._job_entry, self._observers)
+                self._job_paths = [(path + JOBS, endpoint) for path, endpoint in self._endpoints.items()]
         except SettingError as error:
             self._error = error
             return
@@ -68,10 +95,23 @@ class BatchMiddleware:
                 await _fail(self._error, scope, receive, send)
                 return
             self._look_at(scope)
-        exchange, extensions = exchange_of(scope), scope.get("extensions")
-        if exchange is None and extensions and EXTENSION in extensions:
-            # Only an item of ours may say that it is one.
-            scope = {**scope, "extensions": {key: value for key, value in extensions.items() if key != EXTENSION}}
+        exchange, extensions = None, scope.get("extensions")
+        if extensions and EXTENSION in extensions:
+            exchange = exchange_of(scope)
+            if exchange is None:
+                # Only an item of ours may say that it is one.
+                scope = {**scope, "extensions": {key: value for key, value in extensions.items() if key != EXTENSION}}
+        if self._jobs is not None:
+            if scope["type"] == "lifespan":
+                await lifespan.live(self.app, self._jobs, scope, receive, send)
+                return
+            found = self._jobs_at(scope) if scope["type"] == "http" else None
+            if found is not None:
+                if exchange is not None:
+                    await _refuse_nested(exchange, send)
+                else:
+                    await self._visit(found[0], scope, receive, send, below=found[1])
+                return
         endpoint = self._endpoint_at(scope) if scope["type"] == "http" else None
         if endpoint is None or (exchange is not None and scope["method"] != "POST"):
             await self.app(scope, receive, send)
@@ -84,13 +124,16 @@ class BatchMiddleware:
         """What can be learnt from the scopes that come first: the state of the lifespan, and the app around us."""
         if scope["type"] == "lifespan":
             self._lifespan_state = scope.get("state", {})
+            self._outermost = scope.get("app")
         if not self._is_published and ("app" in scope or scope["type"] == "http"):
             self._is_published = True
             app = scope.get("app")
             if is_layer(self, app):
                 self._publish(app)
 
-    async def _visit(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _visit(
+        self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, *, below: str | None = None
+    ) -> None:
         mount = mount_of(scope)
         visit = Visit(
             endpoint,
@@ -98,14 +141,31 @@ class BatchMiddleware:
             receive,
             send,
             wrapped=self.app,
-            entry=entry(scope, self, self.app, self._lifespan_state),
+            entry=self._entry(scope),
             mount=mount,
             endpoints=[mount + path for path in self._endpoints],
             in_flight=endpoint.in_flight or self._in_flight,
             running=self._running,
             observers=self._observers,
+            jobs=self._jobs,
         )
-        await visit.serve()
+        await visit.serve(below)
+
+    def _entry(self, scope: Scope) -> Entry:
+        """Where items enter; jobs are as little within their reach as batches are."""
+        found = entry(scope, self, self.app, self._lifespan_state)
+        return found if self._jobs is None or found.app is not self.app else found._replace(app=self._app_without_jobs)
+
+    def _job_entry(self, root_path: str) -> Entry:
+        """As `_entry`, for items whose batch has no connection any more."""
+        scope: Scope = {"root_path": root_path, "state": self._lifespan_state}
+        return self._entry(scope if self._outermost is None else {**scope, "app": self._outermost})
+
+    def _app_without_jobs(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        exchange = exchange_of(scope)
+        if exchange is not None and self._jobs_at(scope) is not None:
+            return _refuse_nested(exchange, send)
+        return self.app(scope, receive, send)
 
     def drain(self, grace: float) -> None:
         """At shutdown: moves the deadline of every running batch to `grace` seconds from now, unless it is earlier."""
@@ -114,15 +174,30 @@ class BatchMiddleware:
             for run in list(self._running):
                 run.hasten(deadline)
 
+        if self._jobs is not None:
+            self._jobs.drain()
+
     def _publish(self, app: object) -> bool:
-        return openapi.publish(app, list(self._endpoints.values()), mount=lambda: self._mount)
+        return openapi.publish(app, list(self._endpoints.values()), mount=lambda: self._mount, jobs=self._jobs)
+
+    def _jobs_at(self, scope: Scope) -> tuple[Endpoint, str] | None:
+        """The endpoint whose jobs a path is of, and what follows."""
+        path = self._path(scope)
+        for prefix, endpoint in self._job_paths:
+            if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
+                return endpoint, path[len(prefix) :]
+        return None
 
     def _endpoint_at(self, scope: Scope) -> Endpoint | None:
-        path = scope["path"]
+        return self._endpoints.get(self._path(scope))
+
+    def _path(self, scope: Scope) -> str:
+        """The path below the mount."""
+        path: str = scope["path"]
         if scope.get("root_path"):
             self._mount = mount_of(scope)
             path = path[len(self._mount) :]
-        return self._endpoints.get(path)
+        return path
 
 
 def _endpoints(path: str, given: Sequence[Endpoint] | None, settings: dict[str, Any]) -> dict[str, Endpoint]:
@@ -146,6 +221,17 @@ def _endpoints(path: str, given: Sequence[Endpoint] | None, settings: dict[str, 
             raise SettingError("endpoints", endpoint.path, "expected a different path for each endpoint")
         found[endpoint.path] = endpoint
     return found
+
+
+def _service(
+    jobs: JobsAsked, endpoints: Sequence[Endpoint], entry: Callable[[str], Entry], observers: Sequence[Observer]
+) -> JobService:
+    if not callable(getattr(jobs, "service", None)):
+        raise SettingError("jobs", jobs, "expected a JobsSettings(…) object of batchproxy.jobs.resources")
+    for endpoint in endpoints:
+        if any(endpoint.path.startswith(f"{other.path}{JOBS}") for other in endpoints):
+            raise SettingError("endpoints", endpoint.path, "expected a path that is not among the jobs of another one")
+    return jobs.service(endpoints, entry, observers)
 
 
 async def _fail(error: SettingError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .endpoint import Endpoint
+from .endpoint import Endpoint, Jobs
 
 
-def publish(app: Any, endpoints: Sequence[Endpoint], *, mount: Callable[[], str]) -> bool:
+def publish(app: Any, endpoints: Sequence[Endpoint], *, mount: Callable[[], str], jobs: Jobs | None = None) -> bool:
     """Adds the endpoints to what `app.openapi()` returns; says whether the app has such a method.
 
     `mount` gives the prefix that the items of a mounted app have in their paths, as soon as it is known.
@@ -21,11 +21,27 @@ def publish(app: Any, endpoints: Sequence[Endpoint], *, mount: Callable[[], str]
         document = made()
         paths = document.setdefault("paths", {})
         for endpoint in endpoints:
-            paths.setdefault(endpoint.path, {}).setdefault("post", _operation(endpoint, mount()))
+            for path, operations in _paths(endpoint, mount(), jobs).items():
+                for method, operation in operations.items():
+                    paths.setdefault(path, {}).setdefault(method, operation)
         return document
 
     app.openapi = openapi
     return True
+
+
+def _paths(endpoint: Endpoint, mount: str, jobs: Jobs | None) -> dict[str, dict[str, Any]]:
+    """What may be done with an endpoint, by path and method."""
+    paths = {endpoint.path: {"post": _operation(endpoint, mount)}}
+    return paths if jobs is None else _joined(paths, jobs.operations(endpoint))
+
+
+def _joined(there: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    joined = dict(there)
+    for member, value in more.items():
+        is_both = isinstance(value, Mapping) and isinstance(joined.get(member), Mapping)
+        joined[member] = _joined(joined[member], value) if is_both else value
+    return joined
 
 
 def _operation(endpoint: Endpoint, mount: str) -> dict[str, Any]:

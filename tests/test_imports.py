@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "batchproxy"
 
 # What each part may import of the others, from the bottom up. A new part is given its place here.
-HTTP = {"answer", "browsers", "description", "entry", "request"}
+HTTP = {"answer", "browsers", "description", "entry", "lifespan", "request"}
 MAY_IMPORT: dict[str, set[str]] = {
     "engine": set(),
     "dialects": {"engine"},

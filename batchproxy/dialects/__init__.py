@@ -19,6 +19,8 @@ class Writer(Protocol):
     """What stands between two entries."""
     heartbeat: bytes
     """What may be written when there is nothing to write, so that nobody takes the connection for dead."""
+    excess: int
+    """How many bytes longer the bodies have become by being written, escaped or in base64; whoever counts resets it."""
 
     def head(self) -> bytes: ...
 

@@ -17,6 +17,7 @@ _encode = msgspec.json.Encoder().encode
 
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _LARGE = 64 * 1024
+_QUOTES = 2
 
 
 def _header_object(headers: Headers) -> bytes:
@@ -63,6 +64,7 @@ class NativeWriter:
         self._problem_type = problem_type
         self._succeeded = 0
         self._failed = 0
+        self.excess = 0
         # Most answers of a batch begin like the one before: then nothing is looked up.
         self._last: tuple[int, Headers] = (0, ())
         self._last_head = b""
@@ -103,6 +105,8 @@ class NativeWriter:
         if not body or (self._minimal and status < 400):
             return [b"%b%b}" % (start, self._last_head)]
         body, encoding = as_json(self._last_kind, body, self._max_depth)
+        if body is not result.body:
+            self.excess += len(body) - len(result.body) - _QUOTES
         if one_line and (b"\n" in body or b"\r" in body):
             # Between the tokens of valid JSON a line break is a blank; inside strings it cannot stand.
             body = body.translate(_LINE_BREAKS)

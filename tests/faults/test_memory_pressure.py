@@ -197,7 +197,7 @@ async def test_batches_of_large_answers(accept: str, content: str, tmp_path: Pat
             await readers.send(batch(accept, 40))
         await stands_still(lambda: sent.bytes)
         # And an answer of each that is being written; large blocks of all sizes leave holes, for which half is added.
-        assert resident(running.process.pid) - before < SLACK + many * (TOTAL + MiB) * grows * 1.5
+        assert resident(running.process.pid) - before < SLACK + many * (TOTAL + MiB * grows) * 1.5
         assert (await asyncio.to_thread(running.ask, "GET", "/")).status == 200
 
 

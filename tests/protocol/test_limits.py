@@ -175,6 +175,18 @@ async def test_max_total_response_bytes() -> None:
     assert len(api.arrived) == 4
 
 
+@pytest.mark.parametrize(
+    ("content_type", "body", "size"), [("text/plain", b"\0" * 100, 600), ("image/png", b"\xff" * 300, 400)]
+)
+async def test_max_total_response_bytes_counts_what_is_written(content_type: str, body: bytes, size: int) -> None:
+    """Bodies that are not JSON count as they are written: escaped, or in base64."""
+    api = Api({"/a": answer(body, headers=[("content-type", content_type)])})
+    for most, last in ((3 * size, None), (2 * size - 1, (503, "not_started"))):
+        app = BatchMiddleware(api, max_total_response_bytes=most)
+        reply = await send_batch(app, [{"path": "/a"}] * 3, options={"execution": "sequential"})
+        assert failures(reply) == [None, None, last]
+
+
 async def test_max_total_response_bytes_is_32_mib_by_default() -> None:
     """`max_total_response_bytes` is 32 MiB by default."""
     api = Api({"/a": answer(b"x" * (8 * MiB), headers=[("content-type", "text/plain")])})

@@ -1,0 +1,79 @@
+"""The results of a job as its reader asks for them: a page, lines up to where it has come, or lines until its end.
+
+Knows: pages and cursors. Must not know: how an entry looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import msgspec
+
+from .. import JobsError, JobStore, Outcome, Page
+from .entries import Entries
+from .problems import problem_of
+from .streaming import Stream
+from .watching import Watch
+
+_encode = msgspec.json.encode
+PAGE = 100
+
+
+class Asked(NamedTuple):
+    """`limit` is None for all that there is."""
+
+    job_id: str
+    owner: str
+    by_completion: bool
+    after: str | None
+    limit: int | None
+    outcomes: tuple[Outcome, ...]
+
+
+async def page(store: JobStore, asked: Asked, after: str | None, limit: int) -> Page:
+    read = store.results.in_completion_order if asked.by_completion else store.results.in_order
+    return await read(asked.job_id, asked.owner, after=after, limit=limit, outcomes=asked.outcomes)
+
+
+async def pages(store: JobStore, asked: Asked, first: Page, watch: Watch | None) -> AsyncIterator[Page]:
+    """From the first on, up to where the job has come; with a `watch`, until its end or that of the watch."""
+    left = asked.limit
+    current = first
+    while True:
+        yield current
+        if left is not None:
+            left -= len(current.results)
+        if current.complete or left == 0 or (watch is not None and watch.is_over):
+            return
+        following = await page(store, asked, current.cursor, PAGE if left is None else min(left, PAGE))
+        # A page without results still may lead further, where some outcomes are left out.
+        if following.cursor == current.cursor and not following.complete:
+            if watch is None:
+                return
+            await watch.changed()
+            if watch.is_over:
+                return
+        current = following
+
+
+async def write_lines(
+    stream: Stream, store: JobStore, asked: Asked, first: Page, entries: Entries, watch: Watch | None
+) -> None:
+    """One line for each result; behind each page, and at the end, one with the cursor that leads on from there."""
+    last = first
+    try:
+        async for each in pages(store, asked, first, watch):
+            last = each
+            lines = entries.of(each.results)
+            if lines:
+                lines.append(_encode({"cursor": each.cursor, "complete": each.complete}))
+                await stream.write(b"\n".join(lines) + b"\n")
+    except JobsError as error:
+        problem = problem_of(error)
+        about = {"code": problem.code, "detail": problem.detail}
+        await stream.end(_encode({"error": about, "cursor": last.cursor, "complete": False}) + b"\n")
+        return
+    # Whoever has got everything has been told so with the last page.
+    is_told = bool(last.results)
+    await stream.end(b"" if is_told else _encode({"cursor": last.cursor, "complete": last.complete}) + b"\n")

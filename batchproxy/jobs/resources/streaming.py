@@ -1,0 +1,40 @@
+"""An answer that is written bit by bit, at the reader's pace.
+
+Knows: ASGI's `send`. Must not know: what is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from ... import answer
+from ...engine.model import Headers, Send
+from ...request import Disconnected
+
+
+class Stream:
+    """`begin`, `write` as often as there is something, `end`. Raises `Disconnected` if nobody takes it."""
+
+    def __init__(self, send: Send, *, write_timeout: float) -> None:
+        self._send = send
+        self._write_timeout = write_timeout
+
+    async def begin(self, media_type: bytes, headers: Headers) -> None:
+        # The second is for front proxies, so that they hand on each bit when it comes.
+        about = ((b"content-type", media_type), (b"x-accel-buffering", b"no"))
+        await self._deliver(answer.start(200, (*about, *headers)))
+
+    async def write(self, content: bytes) -> None:
+        if content:
+            await self._deliver(answer.body(content, more=True))
+
+    async def end(self, content: bytes = b"") -> None:
+        await self._deliver(answer.body(content))
+
+    async def _deliver(self, message: dict[str, object]) -> None:
+        try:
+            async with asyncio.timeout(self._write_timeout):
+                await self._send(message)
+        except (TimeoutError, OSError):
+            # A reader that takes nothing is gone; so is one whose connection is closed.
+            raise Disconnected from None

@@ -1,0 +1,115 @@
+"""The work that is not items: the validation of a job, and its end.
+
+Knows: one lease, the steps of the end. Must not know: what a kind does in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from .. import Claim, Job, Kind, LeaseLost, NotFound, StoreError, WrongState
+from .chunk import Tools
+from .holds import Hold
+from .kinds import Finish, Unready
+from .outages import patiently
+
+logger = logging.getLogger("batchproxy")
+
+_LATER = 30.0
+_SOON = 1.0
+
+
+class StageWork:
+    """`run` it in a task. Each step can be done again by the next worker, so that it is broken off when need be."""
+
+    def __init__(self, claim: Claim, asked: float, tools: Tools) -> None:
+        self.hold = Hold(claim, asked)
+        self._tools = tools
+        self._loop = asyncio.get_running_loop()
+        self._steps: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"StageWork({self.hold!r})"
+
+    def drain(self) -> None:
+        """It goes on: it is not long."""
+
+    def stop(self) -> None:
+        """The job is to end; an end is not stopped by that."""
+        if self.hold.lease.kind is Kind.VALIDATE:
+            self.cut()
+
+    def lose(self) -> None:
+        if not self.hold.is_lost:
+            lease = self.hold.lease
+            logger.warning("lease.lost job=%s stage=%s epoch=%d", lease.job, lease.kind.name, lease.epoch)
+            self.hold.lose()
+            self.cut()
+
+    def cut(self) -> None:
+        if self._steps is not None:
+            self._steps.cancel()
+
+    async def run(self) -> None:
+        lease = self.hold.lease
+        # Of what has come to its end nothing is left that could be given back.
+        delay = _LATER
+        self._steps = self._loop.create_task(self._work(), name="batchproxy stage of a job")
+        try:
+            await asyncio.wait([self._steps])
+            self._steps.result()
+        except asyncio.CancelledError:
+            delay = 0.0
+        except (LeaseLost, NotFound, WrongState):
+            pass  # somebody else has it, or it is over
+        except Unready as error:
+            logger.warning("stage.unready job=%s stage=%s %s", lease.job, lease.kind.name, error)
+            delay = error.delay
+        except StoreError as error:
+            logger.warning("stage.left job=%s stage=%s code=%s %s", lease.job, lease.kind.name, error.code, error)
+            delay = _SOON
+        except Exception:
+            logger.exception("stage.left job=%s stage=%s", lease.job, lease.kind.name)
+        finally:
+            await self._close(delay)
+
+    async def _work(self) -> None:
+        store, claim = self._tools.store, self.hold.claim
+        job = await self._ask_job()
+        kind = self._tools.kinds.get(job.kind)
+        if kind is None:
+            raise Unready(f"This worker knows no jobs of the kind {job.kind!r}.")
+        if claim.lease.kind is Kind.VALIDATE:
+            await kind.validate(store, claim, job)
+            return
+        await patiently(lambda: store.ending.settle_rest(claim.lease), lambda: not self.hold.is_over)
+        job = await self._ask_job()
+        said = await kind.finish(store, claim, job)
+        finish = said if isinstance(said, Finish) else Finish(messages=said)
+        await patiently(
+            lambda: store.ending.finish(
+                claim.lease,
+                output_file=finish.output_file,
+                error_file=finish.error_file,
+                messages=finish.messages,
+            ),
+            lambda: not self.hold.is_over,
+        )
+
+    async def _ask_job(self) -> Job:
+        store, lease = self._tools.store, self.hold.lease
+        return await patiently(lambda: store.jobs.get(lease.job, None), lambda: not self.hold.is_over)
+
+    async def _close(self, delay: float) -> None:
+        assert self._steps is not None
+        if not self._steps.done():
+            self._steps.cancel()
+            await asyncio.wait([self._steps])
+        hold, self.hold.is_over = self.hold, True
+        if hold.is_lost:
+            return
+        until = self._loop.time() + hold.claim.ttl
+        await patiently(
+            lambda: self._tools.store.claims.release([hold.lease], delay=delay), lambda: self._loop.time() < until
+        )

@@ -1,0 +1,115 @@
+"""Workers in processes of their own, which tests kill, freeze and end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from batchproxy.jobs.working import JobWorker
+from tests.jobs import processes
+from tests.jobs.place import Place
+
+from .lines import Api, Lines, quick, store_at, until
+
+
+def work(url: str, folder: Path, store: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Until SIGTERM. That it works is shown by a file named by its process."""
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        async with (
+            store_at(Place(url, folder), **store) as opened,
+            JobWorker(opened, [Lines(Api(folder).app)], quick(**settings)),
+        ):
+            (folder / f"up-{os.getpid()}").touch()
+            await stop.wait()
+
+    asyncio.run(main())
+
+
+async def freeze(process: ForkServerProcess, place: Place) -> None:
+    """Not in the midst of a transaction: then all others would wait for it, for its locks."""
+    while True:
+        send(process, signal.SIGSTOP)
+        if not await (_is_locked(place) if place.is_sqlite else _is_in_transaction(place)):
+            return
+        send(process, signal.SIGCONT)
+        await asyncio.sleep(0.01)
+
+
+async def _is_locked(place: Place) -> bool:
+    connection = sqlite3.connect(place.url.removeprefix("sqlite:///"), timeout=0, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+    except sqlite3.OperationalError:
+        return True
+    else:
+        return False
+    finally:
+        connection.close()
+
+
+async def _is_in_transaction(place: Place) -> bool:
+    """Whether a transaction is there that does not end."""
+    connection = await asyncpg.connect(place.url)
+    try:
+        query = "SELECT pid, xact_start FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+        before = {tuple(row) for row in await connection.fetch(query)}
+        await asyncio.sleep(0.1)
+        return bool(before & {tuple(row) for row in await connection.fetch(query)})
+    finally:
+        await connection.close()
+
+
+class Workers:
+    """All of one place, with the same settings."""
+
+    def __init__(self, place: Place, folder: Path, store: dict[str, Any], settings: dict[str, Any]) -> None:
+        self._given = (place.url, folder, store, settings)
+        self._folder = folder
+        self._processes: list[ForkServerProcess] = []
+
+    def start(self) -> ForkServerProcess:
+        process = processes.started(work, *self._given)
+        self._processes.append(process)
+        return process
+
+    async def end(self, process: ForkServerProcess) -> None:
+        """By SIGTERM, in an orderly way."""
+        send(process, signal.SIGTERM)
+        await until(lambda: not process.is_alive())
+        assert process.exitcode == 0
+
+    def is_up(self, process: ForkServerProcess) -> bool:
+        return (self._folder / f"up-{process.pid}").exists()
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join(processes.PATIENCE)
+            process.close()
+
+
+@contextmanager
+def workers(place: Place, folder: Path, *, store: dict[str, Any] | None = None, **settings: Any) -> Iterator[Workers]:
+    made = Workers(place, folder, store or {}, settings)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def send(process: ForkServerProcess, number: signal.Signals) -> None:
+    assert process.pid is not None
+    os.kill(process.pid, number)
