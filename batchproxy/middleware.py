@@ -86,6 +86,11 @@ class BatchMiddleware:
         # Where the app is not wrapped itself, it shows in the first scope.
         self._is_published = self._publish(app)
 
+    @property
+    def jobs(self) -> JobService | None:
+        """The jobs of its endpoints, if it has any."""
+        return self._jobs
+
     def __repr__(self) -> str:
         return f"BatchMiddleware({', '.join(self._endpoints)})"
 

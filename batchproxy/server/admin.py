@@ -31,6 +31,8 @@ class Health(Protocol):
 
     async def is_serving(self) -> bool: ...
 
+    async def jobs(self) -> str | None: ...
+
 
 class Answer(msgspec.Struct, frozen=True):
     status: int
@@ -138,6 +140,10 @@ class Admin:
             "config": "pass" if self._reloader.last.accepted else "warn",
             "upstreams": "fail" if required else "warn" if out else "pass",
         }
+        trouble = await self._health.jobs() if accepts else None
+        if trouble is not None:
+            # Batches that are answered at once need no store.
+            checks["jobs"] = "warn" if trouble else "pass"
         worst = next((each for each in ("fail", "warn") if each in checks.values()), "pass")
         return _status(worst, {"checks": checks} if verbose else {})
 

@@ -16,12 +16,14 @@ import typer
 
 from .commands.admin import healthcheck, reload
 from .commands.check import check
+from .commands.jobs import jobs
 from .commands.routes import routes
 from .commands.send import send
 from .commands.serve import serve
 from .commands.speaking import Code, Manner, escaped
 from .commands.starter import init, schema
 from .commands.version import version
+from .commands.worker import worker
 
 app = typer.Typer(
     name="batchproxy",
@@ -30,8 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _verb in (serve, check, routes, send, schema, init, reload, healthcheck, version):
+for _verb in (serve, worker, check, routes, send, schema, init, reload, healthcheck, version):
     app.command()(_verb)
+app.add_typer(jobs)
 
 
 def _print_version(wanted: bool) -> None:
@@ -64,8 +67,8 @@ def everything(
       0   fine
       1   it failed at run time
       2   wrong usage
-      4   send: some item failed, or the batch was refused
-      5   send: no answer
+      4   send, jobs: some item failed, or it was refused
+      5   send, jobs: no answer
       78  the configuration is wrong
       130 interrupted
 

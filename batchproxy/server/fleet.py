@@ -37,6 +37,9 @@ class Fleet(Protocol):
     async def unavailable(self) -> set[str]:
         """Upstreams that have no healthy address, as all of them see it."""
 
+    async def jobs(self) -> str | None:
+        """How the store of jobs is, as the worst of them sees it: empty if it is well; None without jobs."""
+
     def drain(self) -> None:
         """From now on connections end behind their answers."""
 
@@ -68,10 +71,7 @@ class Alone:
         log: AccessLog | None = None
         if settings.log.access:
             log, self._lines = access_log(settings.log.format, items=settings.log.items)
-        try:
-            self._process = Process(loaded, number, access_log=log)
-        except Exception as fault:
-            raise Refused(_told(fault)) from fault
+        self._process = await begun(loaded, number, log)
         self._server = main_server(self._process, settings)
         self._serving = asyncio.get_running_loop().create_task(
             self._server.serve(sockets=[self._listening]), name="batchproxy server"
@@ -115,13 +115,16 @@ class Alone:
     async def unavailable(self) -> set[str]:
         return set(self._process.unavailable)
 
+    async def jobs(self) -> str | None:
+        return self._process.trouble_with_jobs
+
     def drain(self) -> None:
         self._process.is_draining = True
 
     async def stop(self, grace: float) -> None:
         # A moment before the end, so that what the batches write still gets out.
         self._process.drain(max(grace - min(1.0, grace / 5), 0.0))
-        await self._server.stop(grace)
+        await asyncio.gather(self._server.stop(grace), self._process.stop_jobs(grace))
         await asyncio.wait({self._serving})
         await self._process.aclose()
         self._watch.stop()
@@ -132,6 +135,69 @@ class Alone:
         self._server.force_exit = True
         if self._lines is not None:
             self._lines.close(0.2)
+
+
+class Working:
+    """This process works on jobs, and takes no requests."""
+
+    def __init__(self) -> None:
+        self._process: Process
+        self._lines: Lines | None = None
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def start(self, loaded: Loaded, number: int = 1) -> None:
+        if loaded.config.jobs is None:
+            raise Refused("the configuration has no `jobs`")
+        settings = loaded.config.server.log
+        log: AccessLog | None = None
+        if settings.access:
+            log, self._lines = access_log(settings.format, items=settings.items)
+        self._process = await begun(loaded, number, log, works=True)
+
+    async def apply(self, loaded: Loaded, number: int) -> None:
+        try:
+            self._process.apply(loaded, number)
+        except Exception as fault:
+            raise Refused(_told(fault)) from fault
+
+    async def is_serving(self) -> bool:
+        return True
+
+    async def state(self) -> list[dict[str, Any]]:
+        return [self._process.state()]
+
+    async def unavailable(self) -> set[str]:
+        return set(self._process.unavailable)
+
+    async def jobs(self) -> str | None:
+        return self._process.trouble_with_jobs
+
+    def drain(self) -> None:
+        """There is nobody whose connection could end."""
+
+    async def stop(self, grace: float) -> None:
+        await self._process.stop_jobs(grace)
+        await self._process.aclose()
+        if self._lines is not None:
+            self._lines.close()
+
+    def kill(self) -> None:
+        if self._lines is not None:
+            self._lines.close(0.2)
+
+
+async def begun(loaded: Loaded, number: int, log: AccessLog | None, *, works: bool | None = None) -> Process:
+    """The app of this process, with its jobs at work. Raises `Refused`."""
+    try:
+        process = Process(loaded, number, access_log=log, works=works)
+    except Exception as fault:
+        raise Refused(_told(fault)) from fault
+    try:
+        await process.start()
+    except Exception as fault:
+        await process.aclose()
+        raise Refused(f"jobs: {_told(fault)}") from fault
+    return process
 
 
 def _told(fault: Exception) -> str:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..engine.events import Observer
 from ..engine.in_flight import InFlight
@@ -22,11 +22,22 @@ from ..proxy.forwarding import Forwarding
 from ..proxy.upstream import LiveUpstream
 from .config import Loaded
 
+if TYPE_CHECKING:
+    from .jobs import ProcessJobs, ServedJobs
+
 
 class Generation:
     """Made inside a running loop; `number` counts up with each. Raises `SettingError`."""
 
-    def __init__(self, loaded: Loaded, number: int, *, in_flight: InFlight, observers: Sequence[Observer] = ()) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        number: int,
+        *,
+        in_flight: InFlight,
+        observers: Sequence[Observer] = (),
+        jobs: ProcessJobs | None = None,
+    ) -> None:
         config = loaded.config
         self.number = number
         self.loaded = loaded
@@ -34,7 +45,8 @@ class Generation:
         table = RouteTable(config.all_routes)
         endpoints = [replace(endpoint, in_flight=in_flight, routes=table) for endpoint in config.endpoints]
         proxy = ReverseProxy(table, self.upstreams, forwarding=None)
-        self._middleware = BatchMiddleware(proxy, endpoints=endpoints, observers=observers)
+        self.served: ServedJobs | None = None if jobs is None else jobs.of(config.jobs)
+        self._middleware = BatchMiddleware(proxy, endpoints=endpoints, observers=observers, jobs=self.served)
         server = config.server
         self.app: ASGIApp = Entrance(
             self._middleware,
@@ -56,10 +68,18 @@ class Generation:
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its beginning to its end here."""
+        await self._counted(self.app, scope, receive, send)
+
+    async def serve_item(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One item of a job."""
+        assert self.served is not None
+        await self._counted(self.served.entry(scope["root_path"]).app, scope, receive, send)
+
+    async def _counted(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         self.running += 1
         self._unused.clear()
         try:
-            await self.app(scope, receive, send)
+            await app(scope, receive, send)
         finally:
             self.running -= 1
             if not self.running:

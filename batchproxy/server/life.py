@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from ..observe.process_log import close_log, set_up
 from .admin import Admin
 from .config import ConfigErrors, Loaded
-from .fleet import Alone, Fleet, Refused
+from .fleet import Alone, Fleet, Refused, Working
 from .http import HttpServer, address_of, admin_server, bound
 from .loop import run
 from .reload import Reloader
@@ -30,8 +30,11 @@ logger = logging.getLogger("batchproxy")
 OK, FAILED, BAD_CONFIG = 0, 1, 78
 
 
-def serve(load: Callable[[], Loaded]) -> int:
-    """The whole process, from reading the configuration to its end; the exit code."""
+def serve(load: Callable[[], Loaded], *, listens: bool = True) -> int:
+    """The whole process, from reading the configuration to its end; the exit code.
+
+    One that does not listen works on jobs alone.
+    """
     try:
         loaded = load()
     except ConfigErrors as errors:
@@ -43,7 +46,7 @@ def serve(load: Callable[[], Loaded]) -> int:
         logger.warning("config.warning: %s", warning)
     listening: dict[str, socket.socket] = {}
     try:
-        for name, listener in _listeners(loaded):
+        for name, listener in _listeners(loaded, listens=listens):
             listening[name] = _bound(name, listener)
         return run(_live(load, loaded, listening))
     except _NotBound as fault:
@@ -62,9 +65,9 @@ class _NotBound(Exception):
     """A listener could not be had."""
 
 
-def _listeners(loaded: Loaded) -> list[tuple[str, Listener]]:
+def _listeners(loaded: Loaded, *, listens: bool) -> list[tuple[str, Listener]]:
     server = loaded.config.server
-    found = [("listen", read_listener("listen", server.listen))]
+    found = [("listen", read_listener("listen", server.listen))] if listens else []
     if server.admin != "off":
         found.append(("admin", read_listener("admin", server.admin)))
     return found
@@ -85,9 +88,9 @@ SocketFiles: TypeAlias = dict[str, tuple[int, int]]
 """Files of unix sockets that we have made, and which they are: not those of sockets that were handed to us."""
 
 
-def _socket_files(loaded: Loaded) -> SocketFiles:
+def _socket_files(loaded: Loaded, *, listens: bool) -> SocketFiles:
     found: SocketFiles = {}
-    for _, listener in _listeners(loaded):
+    for _, listener in _listeners(loaded, listens=listens):
         if listener.socket is not None:
             status = os.stat(listener.socket)
             found[listener.socket] = (status.st_dev, status.st_ino)
@@ -107,11 +110,13 @@ def _remove(files: SocketFiles) -> None:
 
 
 async def _live(load: Callable[[], Loaded], loaded: Loaded, listening: dict[str, socket.socket]) -> int:
-    main = listening["listen"]
-    files = _socket_files(loaded)
-    where = address_of(main, tls=loaded.config.server.tls_certificate is not None)
+    main = listening.get("listen")
+    files = _socket_files(loaded, listens=main is not None)
+    where = None if main is None else address_of(main, tls=loaded.config.server.tls_certificate is not None)
     fleet: Fleet
-    if loaded.config.server.workers > 1:
+    if main is None:
+        fleet = Working()
+    elif loaded.config.server.workers > 1:
         from .workers import Workers
 
         fleet = Workers(main, loaded.config.server.workers)
@@ -140,7 +145,7 @@ class _Life:
         self.is_started = False
         self.is_draining = False
 
-    async def live(self, where: str, admin: socket.socket | None) -> int:
+    async def live(self, where: str | None, admin: socket.socket | None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop_asked, number)
         self._loop.add_signal_handler(signal.SIGHUP, self._reload_asked)
@@ -153,7 +158,10 @@ class _Life:
             logger.error("start.failed: %s", refusal)
             return FAILED
         self.is_started = True
-        logger.info("serving: running on %s (generation 1)", where)
+        if where is None:
+            logger.info("working: on jobs (generation 1)")
+        else:
+            logger.info("serving: running on %s (generation 1)", where)
         notify_manager("READY=1")
         if self._server.watch and self._reloader.loaded.files:
             self._spawn(self._reloader.watch(), "batchproxy watch")
@@ -166,6 +174,9 @@ class _Life:
 
     async def is_serving(self) -> bool:
         return await self._fleet.is_serving()
+
+    async def jobs(self) -> str | None:
+        return await self._fleet.jobs()
 
     def _administer(self, listening: socket.socket | None) -> asyncio.Task[None] | None:
         if listening is None:

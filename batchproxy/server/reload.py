@@ -17,7 +17,8 @@ from watchfiles import awatch
 
 from .config import ConfigErrors, Loaded
 from .fleet import Fleet, Refused
-from .settings import Server
+from .job_settings import Jobs
+from .settings import Config, Server
 
 logger = logging.getLogger("batchproxy")
 
@@ -63,6 +64,7 @@ class Reloader:
         self._lock = asyncio.Lock()
         self.loaded = loaded
         self._at_start = loaded.config.server
+        self._jobs_at_start = loaded.config.jobs
         self._certificate = fingerprint(_tls_files(loaded.config.server))
         self.is_closed = False
         """Set when the process stops: nothing is reloaded any more."""
@@ -101,7 +103,7 @@ class Reloader:
             logger.exception("config.failed: what the configuration names could not be made")
             return self._refused([f"{type(fault).__name__}: {fault}"])
         self.number += 1
-        warnings = [*loaded.warnings, *needs_restart(self._at_start, loaded.config.server)]
+        warnings = [*loaded.warnings, *self._pending(loaded.config)]
         if fingerprint(_tls_files(self._at_start)) != self._certificate:
             warnings.append("server.tls_certificate or its key is another one now, and needs a restart")
         self.loaded = loaded
@@ -110,7 +112,13 @@ class Reloader:
     @property
     def pending(self) -> list[str]:
         """What the configuration says and the process does not do before it is started anew."""
-        return needs_restart(self._at_start, self.loaded.config.server)
+        return self._pending(self.loaded.config)
+
+    def _pending(self, config: Config) -> list[str]:
+        return [
+            *needs_restart(self._at_start, config.server),
+            *jobs_need_restart(self._jobs_at_start, config.jobs),
+        ]
 
     def _verdict(self, *, changed: bool, warnings: list[str] | None = None) -> Verdict:
         return Verdict(True, changed, self.number, self.loaded.digest, warnings=warnings or [], at=time.time())
@@ -145,6 +153,18 @@ def needs_restart(before: Server, after: Server) -> list[str]:
         name for name in _NEEDS_RESTART if _comparable(getattr(before, name)) != _comparable(getattr(after, name))
     ]
     return [f"server.{name} has changed, and needs a restart" for name in changed]
+
+
+def jobs_need_restart(before: Jobs | None, after: Jobs | None) -> list[str]:
+    """The same of the section `jobs`: the store, its worker and webhooks are those of the start."""
+    if before is None or after is None:
+        return [] if before is after else ["jobs has changed, and needs a restart"]
+    names = ("store", "worker", "webhooks")
+    return [
+        f"jobs.{name} has changed, and needs a restart"
+        for name in names
+        if getattr(before, name) != getattr(after, name)
+    ]
 
 
 def _comparable(value: Any) -> Any:

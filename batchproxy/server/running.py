@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..engine.events import Observer
 from ..engine.in_flight import InFlight
@@ -18,18 +18,35 @@ from ..observe.logs import AccessLog
 from .config import Loaded
 from .generation import Generation
 
+if TYPE_CHECKING:
+    from .jobs import ProcessJobs
+
 logger = logging.getLogger("batchproxy")
 
 
 class Process:
-    """An ASGI app that serves the newest generation; requests that run stay with theirs."""
+    """An ASGI app that serves the newest generation; requests that run stay with theirs. Raises `SettingError`.
 
-    def __init__(self, loaded: Loaded, number: int = 1, *, access_log: AccessLog | None = None) -> None:
+    Jobs, if there are any, begin with `start`; `works` says whether they are worked on here, whatever the configuration
+    says.
+    """
+
+    def __init__(
+        self, loaded: Loaded, number: int = 1, *, access_log: AccessLog | None = None, works: bool | None = None
+    ) -> None:
         server = loaded.config.server
         self.in_flight = InFlight(server.max_in_flight, queue=server.max_queue)
         self.is_draining = False
         self._access_log = access_log
         self._observers: Sequence[Observer] = () if access_log is None else (access_log,)
+        self.jobs: ProcessJobs | None = None
+        if loaded.config.jobs is not None:
+            # What they need is imported only where they are asked for.
+            from .jobs import ProcessJobs
+
+            self.jobs = ProcessJobs(
+                loaded.config.jobs, lambda: self._generation, observers=self._observers, works=works
+            )
         self._generation = self._made(loaded, number)
         self._generation.start()
         self._retiring: dict[Generation, asyncio.Task[None]] = {}
@@ -43,7 +60,17 @@ class Process:
         return self._generation
 
     def _made(self, loaded: Loaded, number: int) -> Generation:
-        return Generation(loaded, number, in_flight=self.in_flight, observers=self._observers)
+        return Generation(loaded, number, in_flight=self.in_flight, observers=self._observers, jobs=self.jobs)
+
+    async def start(self) -> None:
+        """Begins with jobs. Raises `SettingError` and `StoreError`."""
+        if self.jobs is not None:
+            await self.jobs.start()
+
+    async def stop_jobs(self, grace: float) -> None:
+        """Jobs that are worked on here end within so many seconds, or are handed over."""
+        if self.jobs is not None:
+            await self.jobs.stop(grace)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, _closing(send) if self.is_draining else send)
@@ -56,6 +83,8 @@ class Process:
         following = self._made(loaded, number)
         following.start()
         last, self._generation = self._generation, following
+        if self.jobs is not None:
+            self.jobs.changed(last.served, following.served)
         self._retire(last)
 
     def check(self, loaded: Loaded) -> None:
@@ -89,14 +118,22 @@ class Process:
         """Upstreams without a healthy address."""
         return [name for name, upstream in self._generation.upstreams.items() if not upstream.is_available]
 
+    @property
+    def trouble_with_jobs(self) -> str | None:
+        """The code of what keeps the store from being used; empty if nothing does, None without jobs."""
+        return None if self.jobs is None else self.jobs.state.code
+
     def state(self) -> dict[str, Any]:
         """For people: generations and their upstreams."""
         in_flight = {"limit": self.in_flight.limit, "queue": self.in_flight.queue, "used": self.in_flight.used}
         retiring = [{"generation": each.number, "running": each.running} for each in self._retiring]
-        return {**self._generation.state(), "items_in_flight": in_flight, "retiring": retiring}
+        jobs = {} if self.jobs is None else {"jobs": self.jobs.shown()}
+        return {**self._generation.state(), "items_in_flight": in_flight, "retiring": retiring, **jobs}
 
     async def aclose(self) -> None:
-        """Closes all upstreams."""
+        """Closes the store, and all upstreams."""
+        if self.jobs is not None:
+            await self.jobs.aclose()
         for task in list(self._retiring.values()):
             task.cancel()
         if self._retiring:
@@ -106,11 +143,13 @@ class Process:
 
 @asynccontextmanager
 async def running(loaded: Loaded, *, access_log: AccessLog | None = None) -> AsyncIterator[Process]:
-    """The app of a configuration, for as long as the block lasts. Raises `SettingError`."""
+    """The app of a configuration, for as long as the block lasts. Raises `SettingError` and `StoreError`."""
     process = Process(loaded, access_log=access_log)
     try:
+        await process.start()
         yield process
     finally:
+        await process.stop_jobs(0.0)
         await process.aclose()
 
 

@@ -14,6 +14,7 @@ from ..engine.routing import Route
 from ..engine.settings import Bytes, KiB, Seconds, Settings, count, seconds, strings
 from ..proxy.forwarding import Forwarding
 from ..proxy.settings import Upstream
+from .job_settings import Jobs
 
 Level = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
@@ -182,6 +183,8 @@ class Config(Settings):
     routes: Sequence[Route] = ()
     """None at all and one upstream: everything goes there."""
     endpoints: Sequence[Endpoint] = (Endpoint(),)
+    jobs: Jobs | None = None
+    """None: every batch ends with its connection."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -121,6 +121,11 @@ class Workers:
         found = [each for each in answers if isinstance(each, set)]
         return set.intersection(*found) if found else set()
 
+    async def jobs(self) -> str | None:
+        asked = (worker.ask("jobs", None, patience=_PROBE_PATIENCE) for worker in self._workers)
+        found = [each for each in await asyncio.gather(*asked) if isinstance(each, str)]
+        return max(found) if found else None
+
     def drain(self) -> None:
         self._stopping = True
         for worker in self._workers:
@@ -302,6 +307,8 @@ class _Serving:
             return True
         if what == "state":
             return (await self._fleet.state())[0]
+        if what == "jobs":
+            return await self._fleet.jobs()
         return await self._fleet.unavailable()
 
     async def _start(self, loaded: Loaded, number: int) -> Any:

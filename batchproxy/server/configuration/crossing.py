@@ -37,6 +37,7 @@ def cross_check(root: Node, config: Config | None, report: Report, *, wrong: Col
         ("routes", _routes),
         ("upstreams", _upstreams),
         ("upstreams", _loops),
+        ("jobs", _jobs),
     ):
         if section not in wrong:
             check(root, config, report)
@@ -243,3 +244,19 @@ def _loops(root: Node, config: Config, report: Report) -> None:
                     told = brief(url) if node is None else node.shown
                     message = f"{told} is our own `server.{setting}`, expected another server: this is a loop"
                     report.error(place(root, "upstreams", name, *steps), message)
+
+
+def _jobs(root: Node, config: Config, report: Report) -> None:
+    jobs = config.jobs
+    if jobs is None:
+        return
+    from ..job_check import faults
+
+    paths = [endpoint.path for endpoint in config.endpoints]
+    for position, path in enumerate(jobs.endpoints or ()):
+        if path not in paths:
+            near = report.suggestion(path, paths) or f": {', '.join(paths)}"
+            message = f"there is no endpoint {brief(path)}, expected paths of `endpoints`{near}"
+            report.error(place(root, "jobs", "endpoints", position), message)
+    for steps, message in faults(jobs):
+        report.error(place(root, "jobs", *steps), message)

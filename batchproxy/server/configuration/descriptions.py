@@ -9,6 +9,7 @@ _CONFIG = {
     "upstreams": "The servers behind it, by name.",
     "routes": "Which requests go to which upstream; without any, all go to the only upstream.",
     "endpoints": "The paths that take batches.",
+    "jobs": "Batches that outlive their connection; null for none.",
 }
 
 _SERVER = {
@@ -165,6 +166,62 @@ _ENDPOINT = {
     "write_timeout": "A reader that takes nothing; it then counts as gone.",
 }
 
+_JOBS = {
+    "store": "Where jobs are kept, and for how long.",
+    "endpoints": "Paths of the endpoints that have jobs; null for all.",
+    "principal": "Whose a job is: `credential` is the hash of `Authorization`, `X-API-Key` and `Api-Key`; `header:NAME`"
+    " a header that somebody in front sets, and no client can; `cookie:NAME` the hash of a cookie.",
+    "anonymous": "Whether all who are nobody in particular share their jobs; else they have none.",
+    "key_file": "The key for what jobs keep of credentials, 32 bytes in base64, relative to the config file; null for"
+    " the variable `BATCHPROXY_JOBS_KEY`.",
+    "plain_headers": "Headers of a batch that are no credentials, and may be kept without a key.",
+    "delivery": "Whether items that are not idempotent are sent again if nobody knows what became of them.",
+    "max_items": "Items of a job.",
+    "max_bytes": "The body of its submission.",
+    "upload_timeout": "The whole of that body.",
+    "wait": "The longest that an answer waits for a job, with `Prefer: wait=N`.",
+    "stream_timeout": "The longest that events or results are streamed over one connection.",
+    "deadline": "How long a job may take; it may ask for less.",
+    "poll": "How soon a change is noticed by those who wait, without a hint.",
+    "worker": "How this process works on jobs.",
+    "webhooks": "Who is told of the end of every job; null for nobody.",
+}
+
+_STORE = {
+    "url": "`sqlite:///path/to/file`, relative to where the process starts, or `postgresql://user@host/database`; null"
+    " for `jobs.db` in `$STATE_DIRECTORY` (systemd), or else in `~/.local/state/batchproxy`.",
+    "hosts": "Machines whose processes share the store; more than one need PostgreSQL.",
+    "blobs": "The folder of large contents; null for one beside the file, or for the database itself with PostgreSQL.",
+    "connections": "Connections of one process to the database.",
+    "wait": "How long a transaction waits for others.",
+    "lease": "How long work belongs to a worker that says nothing.",
+    "keep": "How long a job is kept after its end.",
+    "open_jobs": "Jobs of one principal that have not ended; null for any number.",
+    "stored_bytes": "What the jobs of one principal take; null for any size.",
+}
+
+_WORK = {
+    "embedded": "Whether `serve` works on jobs; `batchproxy worker` always does.",
+    "concurrency": "Items that run at one time, in each process.",
+    "chunks": "Chunks of items that a process has at one time.",
+    "poll": "How long it waits for work without a hint.",
+    "item_timeout": "One item; it may ask for less.",
+    "attempts": "Attempts in all, where a failure may pass.",
+    "first_backoff": "The longest pause before the second attempt; it doubles.",
+    "longest_backoff": "The longest pause.",
+    "longest_rest": "The longest `Retry-After` that is believed.",
+}
+
+_WEBHOOKS = {
+    "url": "Where the end of each job is told, as a Standard Webhook.",
+    "signing": "Where the secrets are that messages are signed with: `env:NAME`, `file:/path`.",
+    "http": "Whether it may be `http`.",
+    "ports": "Ports that are allowed beside 443.",
+    "allow": "Hosts and networks whose addresses need not be public.",
+    "ca": "Bundle of authorities in PEM, relative to the config file; null for the system's.",
+    "timeout": "How long one try may take.",
+}
+
 DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
     "Config": _CONFIG,
     "Server": _SERVER,
@@ -178,6 +235,10 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
     "HealthCheck": _HEALTH_CHECK,
     "Route": _ROUTE,
     "Endpoint": _ENDPOINT,
+    "Jobs": _JOBS,
+    "Store": _STORE,
+    "Work": _WORK,
+    "Webhooks": _WEBHOOKS,
 }
 
 

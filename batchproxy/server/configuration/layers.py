@@ -9,15 +9,23 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..job_settings import KEY_VARIABLE
 from .located import Origin, Report, is_secret_key, suggestion
 from .node import Node
 from .shapes import Shape, keys
 
 PREFIX = "BATCHPROXY_"
 OTHER_VARIABLES = frozenset(
-    {"BATCHPROXY_CONFIG", "BATCHPROXY_UPSTREAM", "BATCHPROXY_ADMIN", "BATCHPROXY_TOKEN", "BATCHPROXY_URL"}
+    {
+        "BATCHPROXY_CONFIG",
+        "BATCHPROXY_UPSTREAM",
+        "BATCHPROXY_ADMIN",
+        "BATCHPROXY_TOKEN",
+        "BATCHPROXY_URL",
+        KEY_VARIABLE,
+    }
 )
-"""Variables that the command line reads, and that name no key."""
+"""Variables that are read elsewhere, and that name no key."""
 
 # What Kubernetes sets in every container beside a Service called `batchproxy` or `batchproxy-…`.
 _OF_A_SERVICE = re.compile(r"BATCHPROXY_(?:\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
@@ -118,6 +126,8 @@ def flag(path: str) -> str:
         return "--upstream"
     if names[:2] == ["server", "log"]:
         return f"--log-{names[-1].replace('_', '-')}"
+    if names[:2] == ["jobs", "store"]:
+        return "--store"
     return f"--{names[-1].replace('_', '-')}"
 
 

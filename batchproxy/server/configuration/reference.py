@@ -20,7 +20,12 @@ _HEAD = """\
 """
 
 # What stands where a default would not do: there must be an upstream, and a route to show the keys of one.
-_WRITTEN: Mapping[str, Any] = {"/upstreams/legacy/url": "http://127.0.0.1:9000", "/routes/0/upstream": "legacy"}
+_WRITTEN: Mapping[str, Any] = {
+    "/upstreams/legacy/url": "http://127.0.0.1:9000",
+    "/routes/0/upstream": "legacy",
+    "/jobs/webhooks/url": "https://hooks.example.com/jobs",
+    "/jobs/webhooks/signing": '["env:WEBHOOK_SECRET"]',
+}
 
 _TITLES = {
     "Server": "server",
@@ -34,6 +39,10 @@ _TITLES = {
     "HealthCheck": "upstreams.NAME.health_check",
     "Route": "routes[]",
     "Endpoint": "endpoints[]",
+    "Jobs": "jobs",
+    "Store": "jobs.store",
+    "Work": "jobs.worker",
+    "Webhooks": "jobs.webhooks",
 }
 
 

@@ -18,7 +18,7 @@ from .descriptions import described
 
 # Objects that only code can make.
 _NOT_IN_FILES = (InFlight, RouteTable)
-_FILES = frozenset({"ca", "certificate", "key", "tls_certificate", "tls_key"})
+_FILES = frozenset({"ca", "certificate", "key", "key_file", "tls_certificate", "tls_key"})
 
 Kind = Literal["text", "whole", "number", "seconds", "bytes", "flag", "choice", "function", "list", "mapping", "object"]
 
@@ -87,12 +87,14 @@ def _read_keys(settings: type[Any]) -> Mapping[str, Key]:
 
 
 def _key(settings: type[Any], each: Field[Any], shape: Shape) -> Key:
-    default = each.default_factory() if each.default_factory is not MISSING else each.default
+    # That of an object follows from its own keys, and may need what only those have who use it.
+    is_made = each.default_factory is not MISSING and shape.kind != "object"
+    default = each.default_factory() if is_made and callable(each.default_factory) else each.default
     return Key(
         name=each.name,
         shape=shape,
         default=None if default is MISSING else default,
-        required=default is MISSING,
+        required=default is MISSING and each.default_factory is MISSING,
         description=described(settings, each.name),
         is_file=each.name in _FILES,
     )

@@ -1,0 +1,84 @@
+"""A worker for the jobs of somebody's own app: the app lives as in a server, and only items of jobs enter it.
+
+Knows: the lifespan, and where in an app our middleware is. Must not know: requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import Any
+
+import uvicorn
+
+from ..engine.errors import SettingError
+from ..jobs import StoreError, StoreSettings, opened
+from ..jobs.resources.service import JobService
+from ..jobs.working import JobWorker, WorkSettings
+from ..middleware import BatchMiddleware
+from ..observe.process_log import close_log, set_up
+from .configuration.checking import imported
+from .loop import run
+from .settings import Log
+
+logger = logging.getLogger("batchproxy")
+
+_MOST_LAYERS = 1000
+
+
+def work(name: str, store: str, concurrency: int, *, level: str, form: str) -> int:
+    """Works until it is told to end; the exit code. Raises `SettingError`."""
+    settings = StoreSettings(url=store)
+    log = Log(level=level, format=form)  # type: ignore[arg-type]
+    try:
+        app = imported(name)
+    except Exception as fault:
+        # Whatever the module raises, it is this name that cannot be followed.
+        raise SettingError("--app", name, f"expected a module and its app: {type(fault).__name__}: {fault}") from None
+    set_up(log.level, log.format)
+    try:
+        return run(_live(app, settings, WorkSettings(concurrency=concurrency, chunks=max(concurrency, 4))))
+    finally:
+        close_log()
+
+
+async def _live(app: Any, settings: StoreSettings, work: WorkSettings) -> int:
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    config = uvicorn.Config(app, lifespan="auto", log_config=None)
+    config.load()
+    lifespan = config.lifespan_class(config)
+    await lifespan.startup()
+    if lifespan.should_exit:
+        logger.error("start.failed: the app did not start")
+        return 1
+    try:
+        service = _service(app)
+        if service is None:
+            logger.error("start.failed: there is no BatchMiddleware with jobs around or in the app")
+            return 1
+        async with opened(settings) as store, JobWorker(store, service.kinds, work):
+            logger.info("working: on jobs of %s", ", ".join(kind.name for kind in service.kinds))
+            await asked.wait()
+            logger.info("stopping")
+    except (SettingError, StoreError) as fault:
+        logger.error("start.failed: jobs: %s", fault)
+        return 1
+    finally:
+        await lifespan.shutdown()
+    logger.info("stopped")
+    return 0
+
+
+def _service(app: Any) -> JobService | None:
+    """The jobs of the outermost of our middlewares in an app; a framework has put its layers together by now."""
+    layer = app
+    for _ in range(_MOST_LAYERS):
+        if isinstance(layer, BatchMiddleware):
+            return layer.jobs if isinstance(layer.jobs, JobService) else None
+        layer = getattr(layer, "middleware_stack", None) or getattr(layer, "app", None)
+        if layer is None:
+            return None
+    return None

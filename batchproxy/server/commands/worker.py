@@ -1,0 +1,113 @@
+"""`batchproxy worker`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .configured import ConfigFile, Upstreams, loader
+from .speaking import Code, fail
+
+if TYPE_CHECKING:
+    from ..config import Loaded
+
+
+def worker(
+    config: ConfigFile = None,
+    upstream: Upstreams = None,
+    app: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:APP",
+            help="Work on the jobs of an app of yours that BatchMiddleware wraps, in place of a configuration.",
+        ),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="BATCHPROXY_JOBS__STORE__URL",
+            help="Where the jobs are: sqlite:///path or postgresql://…; needed with --app.",
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Items that run at one time; 4 unless the file says otherwise."),
+    ] = None,
+    admin: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="An admin listener; there is none without.")
+    ] = None,
+    log_level: Annotated[
+        str | None,
+        typer.Option(metavar="LEVEL", envvar="BATCHPROXY_SERVER__LOG__LEVEL", help="debug, info, warning or error."),
+    ] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT", envvar="BATCHPROXY_SERVER__LOG__FORMAT", help="auto, json or console."),
+    ] = None,
+) -> None:
+    """Work on jobs, and take no requests; as many processes as you like.
+
+    \b
+    Examples:
+      batchproxy worker -c batchproxy.yaml
+      batchproxy worker -c batchproxy.yaml --concurrency 32 --admin 127.0.0.1:9091
+      batchproxy worker --app shop.main:app --store postgresql://user@host/database
+
+    SIGTERM ends it gracefully: what has not ended is handed over. A wrong configuration ends with 78.
+    """
+    from ..config import ConfigErrors
+
+    try:
+        if app is not None:
+            if config is not None or upstream or admin is not None:
+                fail(
+                    Code.USAGE,
+                    "--app stands in the place of a configuration; expected no --config, --upstream, --admin",
+                )
+            code = _of_app(app, store, concurrency, log_level, log_format)
+        else:
+            settings = {
+                "server.admin": admin or "off",
+                "server.log.level": log_level,
+                "server.log.format": log_format,
+                "jobs.store.url": store,
+                "jobs.worker.concurrency": concurrency,
+            }
+            from ..life import serve
+
+            code = serve(_with_jobs(loader(config, upstream, settings)), listens=False)
+    except ConfigErrors as errors:
+        typer.echo(str(errors), err=True)
+        code = int(Code.BAD_CONFIGURATION)
+    raise typer.Exit(code)
+
+
+def _with_jobs(load: Callable[[], Loaded]) -> Callable[[], Loaded]:
+    """A configuration without jobs is wrong here."""
+
+    def checked() -> Loaded:
+        from ..config import ConfigErrors, Located
+
+        loaded = load()
+        if loaded.config.jobs is None:
+            name = str(loaded.files[0]) if loaded.files else "configuration"
+            missing = "there is no `jobs`, expected that section, or `--store URL`, for a worker"
+            raise ConfigErrors([Located(file=name, line=0, column=0, message=missing)])
+        return loaded
+
+    return checked
+
+
+def _of_app(app: str, store: str | None, concurrency: int | None, level: str | None, form: str | None) -> int:
+    if store is None:
+        fail(Code.USAGE, "--app: expected --store URL as well, or the variable BATCHPROXY_JOBS__STORE__URL")
+    from ...engine.errors import SettingError
+    from ..app_worker import work
+
+    try:
+        return work(app, store, concurrency or 4, level=level or "info", form=form or "auto")
+    except SettingError as fault:
+        fail(Code.USAGE, str(fault))
