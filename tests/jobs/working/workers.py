@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ async def freeze(process: ForkServerProcess, place: Place) -> None:
         if not await (_is_locked(place) if place.is_sqlite else _is_in_transaction(place)):
             return
         send(process, signal.SIGCONT)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(random.uniform(0.02, 0.1))  # at another moment
 
 
 async def _is_locked(place: Place) -> bool:
