@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from . import answer, lifespan, openapi
 from .endpoint import Endpoint, Jobs, Visit
-from .engine.errors import Failure, SettingError
+from .engine.errors import BatchError, Failure, SettingError
 from .engine.events import Observer
 from .engine.execute import Run
 from .engine.in_flight import InFlight
@@ -28,6 +28,12 @@ class JobService(Jobs, Lodger, Protocol):
 
     def drain(self) -> None:
         """Ends what waits for jobs, or streams their results."""
+
+    def has(self, path: str) -> bool:
+        """Whether a path, without the mount, is that of another API over the same jobs."""
+
+    async def call(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request to such an API. May raise `BatchError`."""
 
 
 class JobsAsked(Protocol):
@@ -110,6 +116,12 @@ class BatchMiddleware:
             if scope["type"] == "lifespan":
                 await lifespan.live(self.app, self._jobs, scope, receive, send)
                 return
+            if scope["type"] == "http" and self._jobs.has(path := self._path(scope)):
+                if exchange is not None:
+                    await _refuse_nested(exchange, send)
+                else:
+                    await self._call(self._jobs, path, scope, receive, send)
+                return
             found = self._jobs_at(scope) if scope["type"] == "http" else None
             if found is not None:
                 if exchange is not None:
@@ -156,6 +168,12 @@ class BatchMiddleware:
         )
         await visit.serve(below)
 
+    async def _call(self, jobs: JobService, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await jobs.call(path, scope, receive, send)
+        except BatchError as error:
+            await answer.problem(send, error, path, (), head=scope["method"] == "HEAD")
+
     def _entry(self, scope: Scope) -> Entry:
         """Where items enter; jobs are as little within their reach as batches are."""
         found = entry(scope, self, self.app, self._lifespan_state)
@@ -168,7 +186,7 @@ class BatchMiddleware:
 
     def _app_without_jobs(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         exchange = exchange_of(scope)
-        if exchange is not None and self._jobs_at(scope) is not None:
+        if exchange is not None and self._is_of_jobs(scope):
             return _refuse_nested(exchange, send)
         return self.app(scope, receive, send)
 
@@ -184,6 +202,9 @@ class BatchMiddleware:
 
     def _publish(self, app: object) -> bool:
         return openapi.publish(app, list(self._endpoints.values()), mount=lambda: self._mount, jobs=self._jobs)
+
+    def _is_of_jobs(self, scope: Scope) -> bool:
+        return self._jobs_at(scope) is not None or (self._jobs is not None and self._jobs.has(self._path(scope)))
 
     def _jobs_at(self, scope: Scope) -> tuple[Endpoint, str] | None:
         """The endpoint whose jobs a path is of, and what follows."""

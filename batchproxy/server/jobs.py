@@ -20,16 +20,17 @@ import msgspec
 from ..endpoint import Endpoint, Visit
 from ..engine.errors import SettingError, Unsupported
 from ..engine.events import Observer
-from ..engine.model import Receive, Scope, Send
+from ..engine.model import ASGIApp, Receive, Scope, Send
 from ..engine.target import Entry
 from ..jobs import Claim, Job, JobsError, JobStore, Message, StoreError, opened
 from ..jobs.resources import JobResources, NativeKind, Vault, box_of, kind_name
+from ..jobs.resources.apis import JobApi
 from ..jobs.resources.describing import described, operations
 from ..jobs.resources.problems import NoSuchJob, Unavailable
 from ..jobs.resources.resources import is_lines_type
 from ..jobs.resources.wishes import preferences
 from ..jobs.webhooks import WebhookSender, message_for
-from ..jobs.working import Finish, JobBatch, JobWorker, Unready
+from ..jobs.working import Finish, JobBatch, JobKind, JobWorker, Unready
 from .job_settings import SECRET, Jobs
 
 logger = logging.getLogger("batchproxy")
@@ -239,7 +240,7 @@ class ProcessJobs:
         if after is not None and (before is None or set(before.kinds) != set(after.kinds)):
             self._kinds_changed.set()
 
-    def kind(self, name: str) -> NativeKind:
+    def kind(self, name: str) -> JobKind:
         """As the newest generation has it. Raises `Unready`."""
         served = self._newest().served
         found = None if served is None else served.kinds.get(name)
@@ -295,7 +296,9 @@ class ServedJobs:
         # The store stays what it was at the start.
         self._settings = replace(settings, store=jobs.settings.store).made()
         self._vault = Vault(box_of(settings.key_file), settings.plain_headers)
-        self.kinds: dict[str, NativeKind] = {}
+        self.kinds: dict[str, JobKind] = {}
+        self._paths: list[str] = []
+        self._apis: list[tuple[JobApi, ASGIApp]] = []
         self._resources: dict[str, JobResources] = {}
         self._store: JobStore | None = None
         self._is_draining = False
@@ -306,7 +309,7 @@ class ServedJobs:
     ) -> ServedJobs:
         """The observers are those that the worker of the process has already."""
         self.entry = entry
-        paths = [endpoint.path for endpoint in endpoints]
+        self._paths = paths = [endpoint.path for endpoint in endpoints]
         self.kinds = {
             kind_name(endpoint.path): NativeKind(
                 endpoint.path,
@@ -319,6 +322,9 @@ class ServedJobs:
             for endpoint in endpoints
             if self._on(endpoint.path)
         }
+        for api in self._settings.apis:
+            kind = api.kind(self._vault, entry=entry, endpoints=paths)
+            self.kinds[kind.name] = kind
         return self
 
     async def start(self) -> None:
@@ -350,16 +356,33 @@ class ServedJobs:
     async def serve(self, visit: Visit, rest: str) -> None:
         await self._of(visit).serve(visit, rest)
 
-    def _of(self, visit: Visit) -> JobResources:
-        path = visit.endpoint.path
-        if not self._on(path):
-            raise NoSuchJob("There are no jobs at this path.")
+    def has(self, path: str) -> bool:
+        """Whether a path is that of another API over the same jobs."""
+        return any(api.takes(path) for api in self._settings.apis)
+
+    async def call(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request to such an API."""
+        self._renew()
+        app = next(app for api, app in self._apis if api.takes(path))
+        await app(scope, receive, send)
+
+    def _renew(self) -> JobStore:
+        """The store of now, for which all else is made. Raises `Unavailable`."""
         store = self._jobs.store
         if store is None:
             code = self._jobs.state.code
             raise Unavailable("The store of jobs cannot be used now.", code=code, headers=((b"retry-after", b"5"),))
         if store is not self._store:
+            about = (store, self._settings, self._vault)
             self._store, self._resources = store, {}
+            self._apis = [(api, api.resources(*about, endpoints=self._paths)) for api in self._settings.apis]
+        return store
+
+    def _of(self, visit: Visit) -> JobResources:
+        path = visit.endpoint.path
+        if not self._on(path):
+            raise NoSuchJob("There are no jobs at this path.")
+        store = self._renew()
         if path not in self._resources:
             self._resources[path] = JobResources(store, self._settings, visit.endpoint, self._vault)
             if self._is_draining:

@@ -426,13 +426,18 @@ def test_nothing_is_left_to_the_collector(path: str, is_warm: bool) -> None:
             gc.collect()
             gc.disable()
             try:
+                before = _there()
                 await batch(app, [{"path": path}] * 3)
-                left = [each for each in gc.get_objects() if isinstance(each, Passage | NativeAnswer | Exchange)]
-                assert left == []
+                assert _there() <= before
             finally:
                 gc.enable()
 
     check()
+
+
+def _there() -> set[int]:
+    """What there is of exchanges; other tests may have left some."""
+    return {id(each) for each in gc.get_objects() if isinstance(each, Passage | NativeAnswer | Exchange)}
 
 
 async def nowhere(message: Message) -> None:

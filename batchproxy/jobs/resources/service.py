@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from ...endpoint import Endpoint, Visit
 from ...engine.errors import Unsupported
 from ...engine.events import Observer
+from ...engine.model import ASGIApp, Receive, Scope, Send
 from ...engine.target import Entry
 from .. import opened
-from ..working import JobWorker
+from ..working import JobKind, JobWorker
+from .apis import JobApi
 from .describing import described, operations
 from .native import NativeKind
 from .problems import Unavailable
@@ -47,10 +49,13 @@ class JobService:
         self._vault = Vault(box_of(settings.secret_key_file), settings.plain_headers)
         self._endpoints = endpoints
         paths = [endpoint.path for endpoint in endpoints]
-        self.kinds = [
+        self.kinds: list[JobKind] = [
             NativeKind(endpoint.path, endpoint, self._vault, entry=entry, endpoints=paths, delivery=settings.delivery)
             for endpoint in endpoints
         ]
+        self.kinds += [api.kind(self._vault, entry=entry, endpoints=paths) for api in settings.apis]
+        self._paths = paths
+        self._apis: list[tuple[JobApi, ASGIApp]] = []
         self._observers = observers
         self._resources: dict[str, JobResources] = {}
         self._visits: set[asyncio.Task[object]] = set()
@@ -76,7 +81,7 @@ class JobService:
         if self._living is None or self._stop is None:
             return
         self.drain()
-        self._resources = {}
+        self._resources, self._apis = {}, []
         await self._leave_alone(self._settings.work.grace)
         self._stop.set()
         await self._living
@@ -108,13 +113,15 @@ class JobService:
                     endpoint.path: JobResources(store, self._settings, endpoint, self._vault)
                     for endpoint in self._endpoints
                 }
+                about = (store, self._settings, self._vault)
+                apis = [(api, api.resources(*about, endpoints=self._paths)) for api in self._settings.apis]
                 if not self._settings.worker:
-                    self._resources = made
+                    self._resources, self._apis = made, apis
                     begun.set_result(None)
                     await stop.wait()
                     return
                 async with JobWorker(store, self.kinds, self._settings.work, observers=self._observers):
-                    self._resources = made
+                    self._resources, self._apis = made, apis
                     begun.set_result(None)
                     await stop.wait()
         except Exception as fault:
@@ -123,7 +130,7 @@ class JobService:
             else:
                 begun.set_exception(fault)
         finally:
-            self._resources = {}
+            self._resources, self._apis = {}, []
             if not begun.done():
                 begun.cancel()
 
@@ -138,22 +145,35 @@ class JobService:
         return False
 
     async def submit(self, visit: Visit) -> int:
-        with self._visiting(visit) as resources:
+        resources = self._of(visit)
+        with self._visiting():
             return await resources.submit(visit)
 
     async def serve(self, visit: Visit, rest: str) -> None:
-        with self._visiting(visit) as resources:
+        resources = self._of(visit)
+        with self._visiting():
             await resources.serve(visit, rest)
 
+    def has(self, path: str) -> bool:
+        """Whether a path, without the mount, is that of another API over the same jobs."""
+        return any(api.takes(path) for api in self._settings.apis)
+
+    async def call(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request to such an API."""
+        app = next((app for api, app in self._apis if api.takes(path)), None)
+        if app is None:
+            raise _not_running()
+        with self._visiting():
+            await app(scope, receive, send)
+
     @contextmanager
-    def _visiting(self, visit: Visit) -> Iterator[JobResources]:
+    def _visiting(self) -> Iterator[None]:
         """As long as this lasts, the store stays open."""
-        resources = self._of(visit)
         task = asyncio.current_task()
         assert task is not None
         self._visits.add(task)
         try:
-            yield resources
+            yield
         finally:
             self._visits.discard(task)
             self._visit_ended.set()
@@ -161,10 +181,7 @@ class JobService:
     def _of(self, visit: Visit) -> JobResources:
         found = self._resources.get(visit.endpoint.path)
         if found is None:
-            raise Unavailable(
-                "Jobs do not run here: they begin with the lifespan of the app, so that the server must not be without"
-                " (`uvicorn --lifespan off`), and the app not mounted inside of another."
-            )
+            raise _not_running()
         return found
 
     def description(self, endpoint: Endpoint, problem_type: str) -> dict[str, Any]:
@@ -172,3 +189,10 @@ class JobService:
 
     def operations(self, endpoint: Endpoint) -> dict[str, dict[str, Any]]:
         return operations(endpoint)
+
+
+def _not_running() -> Unavailable:
+    return Unavailable(
+        "Jobs do not run here: they begin with the lifespan of the app, so that the server must not be without"
+        " (`uvicorn --lifespan off`), and the app not mounted inside of another."
+    )

@@ -13,6 +13,7 @@ from ...engine.settings import Bytes, Seconds, Settings, count, seconds, strings
 from ...engine.target import Entry
 from .. import StoreSettings
 from ..working import Delivery, WorkSettings
+from .apis import JobApi
 from .principal import FindPrincipal, Owners
 from .service import JobService
 
@@ -41,6 +42,8 @@ class JobsSettings(Settings):
     noticed without a hint.
 
     With `worker`, this process works on jobs too, as `work` says. `delivery` is for items that are not idempotent.
+
+    `apis` are other APIs over the same jobs, such as `OpenAISettings()` of `batchproxy.jobs.openai`.
     """
 
     store: StoreSettings
@@ -58,6 +61,7 @@ class JobsSettings(Settings):
     worker: bool = True
     work: WorkSettings = field(default_factory=_gently)
     delivery: Delivery = Delivery.AT_MOST_ONCE
+    apis: Sequence[JobApi] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,6 +79,9 @@ class JobsSettings(Settings):
             object.__setattr__(self, "delivery", Delivery(self.delivery))
         except ValueError:
             raise SettingError("jobs.delivery", self.delivery, f"expected one of {', '.join(Delivery)}") from None
+        for api in self.apis:
+            if not callable(getattr(api, "takes", None)):
+                raise SettingError("jobs.apis", self.apis, "expected settings such as OpenAISettings(…)")
         Owners(self.principal, anonymous=self.anonymous)
 
     def service(
