@@ -7,7 +7,7 @@ order, deadlines, other items.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -126,15 +126,15 @@ class AppTarget:
         self._state = entry.state
         self._has_more = self._tls is not None or self._path_params is not None
 
-    def headers(self, item: Item) -> list[tuple[bytes, bytes]]:
-        """Those that an item is sent with, but for its length."""
-        return merged(self._inherited, item.headers) if item.headers else list(self._inherited)
+    def headers(self, item: Item) -> Sequence[tuple[bytes, bytes]]:
+        """Those that an item is sent with, but for its length; the same tuple for all that have none of their own."""
+        return merged(self._inherited, item.headers) if item.headers else self._inherited
 
     def scope(self, exchange: Exchange) -> dict[str, Any]:
         """A scope that shares nothing with another item's that either could change."""
         item = exchange.item
         path = item.path
-        headers = self.headers(item)
+        headers = merged(self._inherited, item.headers) if item.headers else list(self._inherited)
         if item.body or item.method in _WITH_CONTENT:
             headers.append((b"content-length", b"%d" % len(item.body)))
         # The template has every key, so that its copy never grows: measured, half the cost of a literal.
@@ -315,11 +315,12 @@ class Exchange:
         else:
             self._status, self._headers = status, end_to_end
         size, budget = len(body), self._target.budget
-        if 0 < size <= self._most and size <= budget.left and self._length is None and self._reported is None:
+        is_plain = self._length is None and self._reported is None and self._left is None
+        if is_plain and 0 < size <= self._most and size <= budget.left:
             self._size = size
             budget.left -= size
-            self._answered = True
-            self._end(Result(self.item.index, status, self._headers, body))
+            self._answered = self.done = True
+            self._ended(self, Result(self.item.index, status, self._headers, body))
         else:
             self._take_body(body, more=False)
 
