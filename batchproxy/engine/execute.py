@@ -27,7 +27,7 @@ from .references import Values, complete
 from .routing import Route
 from .schedule import Schedule
 from .settings import KiB
-from .target import AppTarget, Call, Exchange
+from .target import AppTarget, Call, Exchange, Take
 
 logger = logging.getLogger("batchproxy")
 
@@ -235,7 +235,7 @@ class Run:
             if len(running) < self._concurrency:
                 # Others get their turn before this batch goes on.
                 self._pump_soon()
-        if share.reserved:
+        if share.reserved and not self._pumping:
             share.give_back_unused()
 
     def _start(self, item: Item, now: float) -> None:
@@ -295,13 +295,21 @@ class Run:
         self._running[exchange] = None
         self._alive[exchange] = None
         take = self._target.take
-        if take is not None and self._emitter.backlog <= WRITE_AHEAD and take(exchange, self._go_on):
+        if take is not None and self._emitter.backlog <= WRITE_AHEAD and self._is_taken(take, exchange):
             # Measured: 6 µs less than with a task.
             return
         exchange.task = _Task(self._drive(exchange, exchange.call), loop=self._loop, context=self._context.copy())
         if exchange.cancelled:
             # It ended itself in its first, eager step, when there was no task yet to cancel.
             exchange.cancel()
+
+    def _is_taken(self, take: Take, exchange: Exchange) -> bool:
+        try:
+            return take(exchange, self._go_on)
+        except Exception as fault:
+            # A defect of ours; the app is called, if nothing has been sent.
+            self._log(exchange.item, fault)
+            return exchange.untasked is not None
 
     def _go_on(self, exchange: Exchange, call: Call) -> None:
         """An item that was taken on without a task needs one after all."""
@@ -326,7 +334,8 @@ class Run:
 
     async def _drive(self, exchange: Exchange, call: Call) -> None:
         try:
-            if self._emitter.backlog > WRITE_AHEAD:
+            # What has begun without a task goes on whoever reads: it holds a place of others.
+            if self._emitter.backlog > WRITE_AHEAD and not exchange.begun:
                 await self._have_room(exchange)
             if not exchange.done:
                 await call()

@@ -103,7 +103,9 @@ class AppTarget:
         self.app = entry.app
         self.batch_id = batch.id
         self.root_path = entry.root_path
-        self.take: Take | None = getattr(entry.app, "take_batch_item", None)
+        # Of its class: whatever passes on the attributes of an app that it wraps wants to be called.
+        take = getattr(type(entry.app), "take_batch_item", None)
+        self.take: Take | None = None if take is None else take.__get__(entry.app)
         self.max_response_bytes = max_response_bytes
         self.budget = budget
         self._inherited = batch.caller.inherited

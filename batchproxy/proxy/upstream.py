@@ -124,6 +124,9 @@ class LiveUpstream:
         except UpstreamError:
             self._places.give_back()
             return None
+        except BaseException:
+            self._places.give_back()
+            raise
         try:
             passage.answer = address.transport.begin(outgoing, arrived)
         except BaseException:

@@ -14,7 +14,7 @@ import pytest
 
 from batchproxy import BatchMiddleware
 from batchproxy.engine.events import BatchEnded, ItemEnded
-from batchproxy.engine.model import ASGIApp, Message, Scope
+from batchproxy.engine.model import ASGIApp, Message, Receive, Scope, Send
 from batchproxy.engine.routing import Route, RouteTable
 from batchproxy.engine.target import Exchange
 from batchproxy.proxy.app import ReverseProxy
@@ -433,6 +433,81 @@ def test_nothing_is_left_to_the_collector(path: str, is_warm: bool) -> None:
                 gc.enable()
 
     check()
+
+
+@on_a_loop
+async def test_a_slow_reader_who_leaves_holds_no_place() -> None:
+    """An item that was sent before the reader fell behind, and needs a task after that, gives everything back."""
+    may_answer, came = asyncio.Event(), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        while head := await peer.request():
+            if b"/late" in head:
+                came.set()
+                await may_answer.wait()
+                await peer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n")
+                await peer.rest()
+                return
+            await peer.write(response(b"x" * (400_000 if b"/large" in head else 2)))
+
+    async with upstream(script) as behind:
+        live = LiveUpstream("api", Upstream(url=behind.url))
+        app = BatchMiddleware(ReverseProxy(RouteTable([Route(upstream="api")]), {"api": live}, forwarding=None))
+        await batch(app, [{"path": "/a"}, {"path": "/b"}])
+        left, blocked = asyncio.Event(), asyncio.Event()
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                blocked.set()
+                await asyncio.Event().wait()
+
+        body = request([{"path": "/late"}, {"path": "/large"}])
+        accept = (b"accept", b"application/x-ndjson")
+        running = asyncio.ensure_future(app(scope(body, accept), receiving(body, left), send))
+        await came.wait()
+        await blocked.wait()
+        may_answer.set()
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        left.set()
+        running.cancel()
+        await asyncio.wait([running])
+        assert live.state()["in_flight"] == 0
+        assert live.addresses[0].in_flight == 0
+        await live.aclose()
+
+
+@on_a_loop
+async def test_a_proxy_of_ones_own_sees_every_item() -> None:
+    """Neither a subclass nor a layer that passes on attributes is gone around."""
+    seen: list[str] = []
+
+    class Watching(ReverseProxy):
+        async def __call__(self, given: Scope, receive: Receive, send: Send) -> None:
+            seen.append(given["path"])
+            await super().__call__(given, receive, send)
+
+    class Layer:
+        def __init__(self, app: ReverseProxy) -> None:
+            self._app = app
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._app, name)
+
+        async def __call__(self, given: Scope, receive: Receive, send: Send) -> None:
+            seen.append(given["path"])
+            await self._app(given, receive, send)
+
+    async with upstream() as behind:
+        live = LiveUpstream("api", Upstream(url=behind.url))
+        routes = RouteTable([Route(upstream="api")])
+        for proxy in (Watching(routes, {"api": live}, forwarding=None), Layer(ReverseProxy(routes, {"api": live}))):
+            app = BatchMiddleware(proxy)
+            for _ in range(3):
+                await batch(app, [{"path": "/x"}])
+            assert seen == ["/x"] * 3
+            seen.clear()
+        await live.aclose()
 
 
 def _there() -> set[int]:
