@@ -81,7 +81,7 @@ def collector_asleep() -> Iterator[None]:
 
 def alive(kind: type) -> set[int]:
     """Which there are; other tests may have left some."""
-    return {id(each) for each in gc.get_objects() if isinstance(each, kind)}
+    return {id(each) for each in gc.get_objects() if type(each) is kind}
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson", "text/event-stream"])
