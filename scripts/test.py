@@ -14,7 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SUPPORTED = ("3.11", "3.12", "3.13")
 HERE = "{}.{}".format(*sys.version_info)
-PYTEST = ("-m", "pytest", "--numprocesses", "2")
+# More than there are cores: many tests wait for processes and sockets.
+PYTEST = ("-m", "pytest", "--numprocesses", "4")
 
 # Prints the path of the interpreter if it is a CPython of the version asked for that can make environments.
 PROBE = """
