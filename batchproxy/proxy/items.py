@@ -55,7 +55,7 @@ class Untasked:
     def _arrived(self) -> None:
         """Called by the transport, in the midst of what it does: all that takes longer is left to a task."""
         exchange, passage = self._exchange, self._passage
-        body = passage.whole() if passage.upstream.arrive(passage) else None
+        body = passage.upstream.take_whole(passage)
         if body is None:
             self._go_on(exchange, self._follow)
         elif self._way.max_response_bytes is not None and len(body) > self._way.max_response_bytes:

@@ -94,17 +94,6 @@ class Passage:
             self._end(None)
         return piece
 
-    def whole(self) -> bytes | None:
-        """All of the body, if it is there already, and then this is its end; else None, and `read` gives it."""
-        answer = self.answer
-        if answer is None:
-            return None
-        body = answer.whole()
-        if body is not None:
-            self.answer = None
-            self.upstream.ended(self, None)
-        return body
-
     def close(self) -> None:
         """Frees the connection and the place. May be called twice."""
         answer = self.answer

@@ -114,7 +114,7 @@ class LiveUpstream:
     def begin(self, request: Outgoing, notes: dict[str, Any], arrived: Callable[[], None]) -> Passage | None:
         """Sends a request at once, if it has neither to wait for anything nor to be watched; None if it is for `send`.
 
-        `arrived` is called once, unless `give_up` was before: then the passage goes on with `arrive` or `follow`.
+        `arrived` is called once, unless `give_up` was before; then `take_whole`, or `follow` if that is None.
         """
         if self._per_try is not None or not self._breaker.is_closed or not self._places.take():
             return None
@@ -137,15 +137,17 @@ class LiveUpstream:
             return None
         return passage
 
-    def arrive(self, passage: Passage) -> bool:
-        """Whether the whole answer of a passage that was begun has arrived in a plain form; else `follow` goes on."""
+    def take_whole(self, passage: Passage) -> bytes | None:
+        """The body of a passage that was begun, if its answer has arrived whole and plain: that was its end."""
         address, answer = passage.address, passage.answer
         assert address is not None
         assert answer is not None
-        if answer.end_to_end is None:
-            return False
-        self._has_head(passage, address, answer)
-        return True
+        body = None if answer.end_to_end is None else answer.whole()
+        if body is not None:
+            self._has_head(passage, address, answer)
+            passage.answer = None
+            self.ended(passage, None)
+        return body
 
     async def follow(self, passage: Passage) -> Passage:
         """Goes on with a passage that was begun, as `send` does. Raises `UpstreamError`."""
@@ -242,15 +244,16 @@ class LiveUpstream:
         address = self._sole or self._balancer.pick(now, passage.tried)
         if address is None:
             raise UpstreamError(NO_HEALTHY, f"{self.name}: no address is healthy")
+        # First, for it may raise, and a ticket has to be handed back.
+        request = passage.request
+        if address.headers(request.headers) is not request.headers or address.prefix or self._total is not None:
+            request = self._outgoing(passage, address)
         ticket = self._breaker.ticket if self._breaker.is_closed else self._breaker.enter(now)
         if ticket is None:
             raise UpstreamError(OVERLOADED, f"{self.name}: the circuit breaker is open")
         passage.address, passage.ticket, passage.began = address, ticket, now
         passage.attempts += 1
         passage.notes["address"], passage.notes["attempts"] = address.url, passage.attempts
-        request = passage.request
-        if address.headers(request.headers) is not request.headers or address.prefix or self._total is not None:
-            request = self._outgoing(passage, address)
         address.in_flight += 1
         return address, request
 

@@ -98,6 +98,28 @@ async def test_a_small_batch_does_not_wait_behind_large_ones() -> None:
 
 
 @on_virtual_time
+async def test_places_that_were_granted_are_kept_over_the_turns_of_a_start() -> None:
+    """A batch that starts a few items a turn loses the rest of its places to nobody who comes meanwhile."""
+    reached: list[str] = []
+    late: list[Exchange] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        reached.append(scope["path"].split("/")[1])
+        if scope["path"] == "/second/0":
+            late.append(exchange_of(batching, many("late", CONCURRENCY)))
+        await answer(takes=1)(scope, receive, send)
+
+    batching = BatchMiddleware(app, concurrency=CONCURRENCY, in_flight=InFlight(CONCURRENCY))
+    first = exchange_of(batching, many("first", CONCURRENCY))
+    await until(0.5)
+    second = exchange_of(batching, many("second", CONCURRENCY))
+    for each in (first, second):
+        await each.finished()
+    await late[0].finished()
+    assert reached == ["first"] * CONCURRENCY + ["second"] * CONCURRENCY + ["late"] * CONCURRENCY
+
+
+@on_virtual_time
 async def test_large_batches_get_equal_shares() -> None:
     """Four batches that wait for the same two places advance together, whoever came first."""
     names = ("one", "two", "three", "four")

@@ -100,6 +100,19 @@ def test_a_request_without_host_gets_one() -> None:
         assert [*sent("http://up:81", "preserve", headers=fields).headers] == [(b"host", b"up:81"), *fields]
 
 
+@on_virtual_time
+async def test_a_request_that_cannot_be_sent_takes_nothing() -> None:
+    """A mistake of ours, found before anything is sent, costs neither a place nor the trial of a half-open breaker."""
+    breaker = CircuitBreaker(consecutive_failures=1, open_for=5)
+    scene = stage(FAILS, Act(), addresses=["http://a/prefix"], circuit_breaker=breaker)
+    await failure(scene.live, request())
+    await asyncio.sleep(6)
+    with pytest.raises(ValueError, match="slash"):
+        await scene.live.send(request(target=b"*"))
+    assert scene.live.state()["in_flight"] == 0
+    assert await whole(scene.live, request()) == (200, b"ok")
+
+
 def sent(url: str, policy: str, **more: Any) -> Outgoing:
     """What an address gets of a request."""
     found: list[Outgoing] = []
