@@ -1,4 +1,7 @@
-"""A site that tests share, each with a key of its own."""
+"""A site that the tests of a module share, each with a key of its own.
+
+Not those of a session: it works in a thread, and draws random numbers there, which hypothesis does not allow beside it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from tests.jobs.place import Place
 from .site import Site, site
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("openai")
     with site(Place(f"sqlite:///{folder}/jobs.db", folder)) as made:
