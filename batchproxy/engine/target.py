@@ -300,29 +300,21 @@ class Exchange:
 
     # The app's side
 
-    def answer(
-        self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, end_to_end: Headers | None = None
-    ) -> None:
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """The whole answer at once, as `send` takes it in two messages; measured, a microsecond less than those.
 
-        `end_to_end` is what `of_answer` would leave of the headers, if that is known, and what they say of the length
-        is true; not for HEAD.
+        Not for HEAD, nor for a status without content; `headers` are as `of_answer` leaves them.
         """
         if self.done:
             self._refuse_late("http.response.start")
-        if end_to_end is None:
-            self._start(status, headers)
-            if self.done:
-                return
-        else:
-            self._status, self._headers = status, end_to_end
+        self._status, self._headers = status, headers
         size, budget = len(body), self._target.budget
         is_plain = self._length is None and self._reported is None and self._left is None
         if is_plain and 0 < size <= self._most and size <= budget.left:
             self._size = size
             budget.left -= size
             self._answered = self.done = True
-            self._ended(self, Result(self.item.index, status, self._headers, body))
+            self._ended(self, Result(self.item.index, status, headers, body))
         else:
             self._take_body(body, more=False)
 

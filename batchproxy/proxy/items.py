@@ -55,14 +55,16 @@ class Untasked:
     def _arrived(self) -> None:
         """Called by the transport, in the midst of what it does: all that takes longer is left to a task."""
         exchange, passage = self._exchange, self._passage
-        body = passage.upstream.take_whole(passage)
-        if body is None:
+        taken = passage.upstream.take_whole(passage)
+        if taken is None:
             self._go_on(exchange, self._follow)
-        elif self._way.max_response_bytes is not None and len(body) > self._way.max_response_bytes:
+            return
+        status, headers, body = taken
+        if self._way.max_response_bytes is not None and len(body) > self._way.max_response_bytes:
             exchange.report(Failure.RESPONSE_TOO_LARGE)
             exchange.finish()
         else:
-            exchange.answer(passage.status, passage.headers, body, passage.end_to_end)
+            exchange.answer(status, headers, body)
 
     async def _follow(self) -> None:
         passage, exchange = self._passage, self._exchange

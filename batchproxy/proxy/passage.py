@@ -24,7 +24,6 @@ class Passage:
         "attempts",
         "began",
         "deadline",
-        "end_to_end",
         "headers",
         "notes",
         "request",
@@ -47,7 +46,6 @@ class Passage:
         self.attempts = self.retries = self.status = self.ticket = 0
         self.began = self.waited = 0.0
         self.headers: Pairs = ()
-        self.end_to_end: tuple[tuple[bytes, bytes], ...] | None = None
         self.address: Address | None = None
         self.answer: Answer | None = None
 

@@ -137,17 +137,21 @@ class LiveUpstream:
             return None
         return passage
 
-    def take_whole(self, passage: Passage) -> bytes | None:
-        """The body of a passage that was begun, if its answer has arrived whole and plain: that was its end."""
-        address, answer = passage.address, passage.answer
+    def take_whole(self, passage: Passage) -> tuple[int, tuple[tuple[bytes, bytes], ...], bytes] | None:
+        """Status, end-to-end headers and body of a passage that was begun, if its answer has arrived whole and plain.
+
+        That was its end.
+        """
+        address, answer = passage.address, cast("Begun", passage.answer)
         assert address is not None
-        assert answer is not None
-        body = None if answer.end_to_end is None else answer.whole()
-        if body is not None:
-            self._has_head(passage, address, answer)
-            passage.answer = None
-            self.ended(passage, None)
-        return body
+        headers = answer.end_to_end
+        body = None if headers is None else answer.whole()
+        if headers is None or body is None:
+            return None
+        self._has_head(passage, address, answer)
+        passage.answer = None
+        self.ended(passage, None)
+        return passage.status, headers, body
 
     async def follow(self, passage: Passage) -> Passage:
         """Goes on with a passage that was begun, as `send` does. Raises `UpstreamError`."""
@@ -208,7 +212,6 @@ class LiveUpstream:
     def _has_head(self, passage: Passage, address: Address, answer: Answer) -> None:
         """From now on the place is held until the end of the answer."""
         passage.answer, passage.status, passage.headers = answer, answer.status, answer.headers
-        passage.end_to_end = answer.end_to_end
         if answer.status >= 500 or not self._breaker.is_closed:
             self._weigh(passage, address)
 

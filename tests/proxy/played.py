@@ -40,7 +40,6 @@ class PlayedAnswer:
     def __init__(self, owner: Played, act: Act) -> None:
         self.status = act.status
         self.headers = [(b"content-type", b"text/plain")]
-        self.end_to_end: tuple[tuple[bytes, bytes], ...] | None = None
         self._owner = owner
         self._act = act
         self._left = deque(act.pieces)
@@ -55,9 +54,6 @@ class PlayedAnswer:
             raise self._act.fault_inside
         self.close()
         return b""
-
-    def whole(self) -> bytes | None:
-        return None
 
     def close(self) -> None:
         if self._is_open:

@@ -95,14 +95,9 @@ class Answer(Protocol):
 
     status: int
     headers: list[tuple[bytes, bytes]]
-    end_to_end: tuple[tuple[bytes, bytes], ...] | None
-    """The headers without those that concern the connection or frame the message, if that is known already."""
 
     async def read(self) -> bytes:
         """The next piece of the body, empty at its end. Raises `UpstreamError`."""
-
-    def whole(self) -> bytes | None:
-        """All of the body, if it is there already; else None, and `read` gives it."""
 
     def close(self) -> None:
         """Frees the connection: kept if the answer has been read to its end, else cut. May be called twice."""
@@ -110,6 +105,12 @@ class Answer(Protocol):
 
 class Begun(Answer, Protocol):
     """The answer to a request that has been sent, and of which nothing may be there yet."""
+
+    end_to_end: tuple[tuple[bytes, bytes], ...] | None
+    """Of a plain answer that has arrived whole: the headers that neither concern the connection nor frame it."""
+
+    def whole(self) -> bytes | None:
+        """All of the body, if it is there already; else None, and `read` gives it."""
 
     async def head(self) -> Answer:
         """Itself with its head; or, if the connection turned out to be closed, the answer over another one.

@@ -224,14 +224,13 @@ class Exchange:
 class HttpxAnswer:
     """An answer whose body is read as it came, without decoding."""
 
-    __slots__ = ("_exchange", "_is_open", "_pieces", "_response", "end_to_end", "headers", "status", "total")
+    __slots__ = ("_exchange", "_is_open", "_pieces", "_response", "headers", "status", "total")
 
     def __init__(self, exchange: Exchange, response: httpx.Response) -> None:
         self._exchange = exchange
         self._response = response
         self._is_open = True
         self._pieces: AsyncIterator[bytes] | None = None
-        self.end_to_end: tuple[tuple[bytes, bytes], ...] | None = None
         self.status = response.status_code
         self.headers = [(name.lower(), value.strip(b" \t")) for name, value in response.headers.raw]
         self.total = 0
@@ -285,9 +284,6 @@ class HttpxAnswer:
             self._is_open = False
             await self._aclose()
         return piece
-
-    def whole(self) -> None:
-        """It is never known before it is read."""
 
     async def _next(self) -> bytes:
         exchange = self._exchange
