@@ -13,8 +13,8 @@ from typing import Any
 import uvicorn
 
 from ..engine.errors import SettingError
-from ..jobs import StoreError, StoreSettings, opened
 from ..jobs.resources.service import JobService
+from ..jobs.store import StoreError, StoreSettings, opened
 from ..jobs.working import JobWorker, WorkSettings
 from ..middleware import BatchMiddleware
 from ..observe.process_log import close_log, set_up

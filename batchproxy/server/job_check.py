@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from ..engine.errors import SettingError
-from ..jobs import StoreError
-from ..jobs.places import NETWORK, check_place, file_system
 from ..jobs.resources import box_of
+from ..jobs.store import StoreError
+from ..jobs.store.places import NETWORK, check_place, file_system
 from ..jobs.webhooks.signing import Secrets
 from .job_settings import KEY_VARIABLE, Jobs
 

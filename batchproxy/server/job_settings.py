@@ -16,8 +16,8 @@ from ..engine.errors import SettingError
 from ..engine.settings import Bytes, MiB, Seconds, Settings, count, optional_count, seconds, strings
 
 if TYPE_CHECKING:
-    from ..jobs import StoreSettings
     from ..jobs.resources import JobsSettings
+    from ..jobs.store import StoreSettings
     from ..jobs.webhooks import WebhookSettings
     from ..jobs.working import WorkSettings
 
@@ -53,7 +53,7 @@ class Store(Settings):
         """Raises `SettingError`."""
 
         def make() -> StoreSettings:
-            from ..jobs import StoreSettings
+            from ..jobs.store import StoreSettings
 
             return StoreSettings(**{**_own(self), "url": self.url or f"sqlite:///{default_file()}"})
 

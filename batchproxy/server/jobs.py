@@ -22,13 +22,13 @@ from ..engine.errors import SettingError, Unsupported
 from ..engine.events import Observer
 from ..engine.model import ASGIApp, Receive, Scope, Send
 from ..engine.target import Entry
-from ..jobs import Claim, Job, JobsError, JobStore, Message, StoreError, opened
 from ..jobs.resources import JobResources, NativeKind, Vault, box_of, kind_name
 from ..jobs.resources.apis import JobApi
 from ..jobs.resources.describing import described, operations
 from ..jobs.resources.problems import NoSuchJob, Unavailable
 from ..jobs.resources.resources import is_lines_type
 from ..jobs.resources.wishes import preferences
+from ..jobs.store import Claim, Job, JobsError, JobStore, Message, StoreError, opened
 from ..jobs.webhooks import WebhookSender, message_for
 from ..jobs.working import Finish, JobBatch, JobKind, JobWorker, Unready
 from .job_settings import SECRET, Jobs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving import Server, serve
+from tests.serving import PATIENCE, Server, serve
 
 from .load import load
 from .test_reload_under_load import BAD, config, naming
@@ -82,15 +83,13 @@ def test_the_end_is_orderly(upstreams: tuple[Server, Server], tmp_path: Path) ->
 def test_workers_do_not_outlive_their_parent(upstreams: tuple[Server, Server], tmp_path: Path) -> None:
     """However the parent ends, its workers end."""
     with whole(tmp_path, SETTINGS + config(upstreams[0])) as running:
-        pids = [each["pid"] for each in workers(running)]
+        lives = [os.pidfd_open(each["pid"]) for each in workers(running)]
         running.process.kill()
-        # They hold the other ends of its pipes: those end when the last of them has.
         running.ended()
-    assert not [pid for pid in pids if _lives(pid)]
-
-
-def _lives(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
+        # A pidfd can be read from once its process has ended, reaped or not.
+        for life in lives:
+            assert select.select([life], [], [], PATIENCE)[0]
+    finally:
+        for life in lives:
+            os.close(life)

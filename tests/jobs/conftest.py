@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from batchproxy.jobs.schema import VERSION_TABLE
+from batchproxy.jobs.store.schema import VERSION_TABLE
 
 from .place import Place
 from .postgresql import Cluster, cluster

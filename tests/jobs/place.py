@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from batchproxy.jobs import (
+from batchproxy.jobs.store import (
     Claim,
     Clock,
     ItemResult,
@@ -22,7 +22,7 @@ from batchproxy.jobs import (
     Submitted,
     opened,
 )
-from batchproxy.jobs.points import Passing, unnoticed
+from batchproxy.jobs.store.points import Passing, unnoticed
 
 START = 1_800_000_000.0
 LEASE = 30.0

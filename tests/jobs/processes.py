@@ -12,7 +12,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
-from batchproxy.jobs import JobStore, Kind, Message, StoreError
+from batchproxy.jobs.store import JobStore, Kind, Message, StoreError
 
 from .place import Place, ok, submitted
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from batchproxy import BatchMiddleware
-from batchproxy.jobs import StoreSettings
 from batchproxy.jobs.resources import JobsSettings
+from batchproxy.jobs.store import StoreSettings
 from batchproxy.jobs.working import WorkSettings
 from tests.faults.whole import whole
 from tests.serving import PATIENCE, Server, ask, serve

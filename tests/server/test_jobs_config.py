@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from batchproxy.engine.errors import SettingError
-from batchproxy.jobs import StoreSettings, places
 from batchproxy.jobs.resources import JobsSettings
+from batchproxy.jobs.store import StoreSettings, places
 from batchproxy.jobs.webhooks import WebhookSettings
 from batchproxy.jobs.working import WorkSettings
 from batchproxy.server.config import shown

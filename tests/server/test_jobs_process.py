@@ -375,7 +375,7 @@ def test_only_jobs_need_a_database(jobs: str, tmp_path: Path) -> None:
 
 APP = """
 from batchproxy import BatchMiddleware
-from batchproxy.jobs import StoreSettings
+from batchproxy.jobs.store import StoreSettings
 from batchproxy.jobs.resources import JobsSettings
 
 async def plain(scope, receive, send):

@@ -15,9 +15,9 @@ from ...engine.errors import TooLarge
 from ...engine.model import Batch, Headers, Item
 from ...engine.policy import Judge, Policy
 from ...engine.target import Entry
-from .. import Claim, Job, JobStore, NotFound, Outcome, QuotaExceeded
 from ..resources.lines import Line, LineReader
 from ..resources.secrets import CannotOpen, Vault
+from ..store import Claim, Job, JobStore, NotFound, Outcome, QuotaExceeded
 from ..working.kinds import Finish, JobBatch, Unready, connection
 from .endpoints import target
 from .inputs import Checker, LineFault, packed, packed_faults, unpacked

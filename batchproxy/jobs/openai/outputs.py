@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from ...engine.bodies import as_json, kind_of
-from .. import ItemResult, Outcome
+from ..store import ItemResult, Outcome
 
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _encode = msgspec.json.encode

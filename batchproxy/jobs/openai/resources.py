@@ -17,13 +17,13 @@ from ... import answer, browsers, request
 from ...engine.errors import BatchError
 from ...engine.model import Headers, Receive, Scope, Send
 from ...entry import mount_of
-from .. import File, Job, JobsError, JobStore, NewJob, NotFound
 from ..resources.lines import Body
 from ..resources.principal import Owners
 from ..resources.problems import NoPrincipal, WrongMethod, told
 from ..resources.secrets import Vault
 from ..resources.streaming import Stream
 from ..resources.wishes import Query, idempotency_key
+from ..store import File, Job, JobsError, JobStore, NewJob, NotFound
 from .creating import NewBatch, new_batch
 from .endpoints import check
 from .kind import PURPOSE, kind_name

@@ -10,8 +10,8 @@ from ...engine.paths import canonical
 from ...engine.policy import Policy
 from ...engine.settings import Bytes, Seconds, count, seconds
 from ...engine.target import Entry
-from .. import JobStore
 from ..resources import JobsSettings, Vault
+from ..store import JobStore
 from ..working import Delivery
 from .kind import OpenAIKind
 from .resources import OpenAIResources

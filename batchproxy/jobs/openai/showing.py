@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from ...engine.model import Caller
-from .. import File, Job, JobState
+from ..store import File, Job, JobState
 from .inputs import unpacked_faults
 
 _ID = re.compile(r"(?:file-|batch_)([0-9a-f]{32})")

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from ...engine.errors import TooLarge
-from .. import File, JobStore
 from ..resources.lines import Body
+from ..store import File, JobStore
 from .kind import PURPOSE
 from .multipart import FormReader, Part
 from .problems import ApiError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ...engine.model import ASGIApp
 from ...engine.target import Entry
-from .. import JobStore
+from ..store import JobStore
 from ..working.kinds import JobKind
 from .secrets import Vault
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...endpoint import Endpoint
-from .. import JobState, Outcome
+from ..store import JobState, Outcome
 from .entries import FATES, NDJSON
 from .problems import CODES
 from .resources import METHODS

@@ -12,7 +12,7 @@ import msgspec
 from ...endpoint import Endpoint
 from ...engine.errors import Failure
 from ...engine.model import Batch, Caller, Item, Options, Result
-from .. import WORKER_LOST, Counts, ItemResult, Outcome
+from ..store import WORKER_LOST, Counts, ItemResult, Outcome
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
 

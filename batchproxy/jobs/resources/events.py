@@ -12,7 +12,7 @@ import msgspec
 
 from ...answer import HEARTBEAT
 from ...engine.model import Headers
-from .. import Job, JobsError
+from ..store import Job, JobsError
 from .problems import problem_of
 from .showing import etag, shown
 from .streaming import Stream

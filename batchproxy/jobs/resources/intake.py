@@ -22,7 +22,7 @@ from ...engine.errors import BatchError, Invalid, Malformed, TooLarge
 from ...engine.model import Batch, Caller, Item, Options, Refusal
 from ...engine.policy import Judge, Policy
 from ...engine.schedule import Schedule
-from .. import JobStore, NewJob, Submitted
+from ..store import JobStore, NewJob, Submitted
 from .lines import Body, Line, LineReader
 from .problems import TooLargeJob
 from .secrets import Secret

@@ -12,7 +12,7 @@ import msgspec
 from ...engine.model import Batch
 from ...engine.policy import Judge, Policy
 from ...engine.target import Entry
-from .. import Claim, Job, JobStore, Message
+from ..store import Claim, Job, JobStore, Message
 from ..working.kinds import Delivery, Finish, JobBatch, Unready, connection
 from .secrets import CannotOpen, Vault
 from .stored import unpacked_item, unpacked_options

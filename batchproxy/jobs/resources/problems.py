@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from ...engine.errors import BatchError
 from ...engine.model import Headers
-from .. import (
+from ..store import (
     BadCursor,
     Gone,
     JobsError,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from .. import JobsError, JobStore, Outcome, Page
+from ..store import JobsError, JobStore, Outcome, Page
 from .entries import Entries
 from .problems import problem_of
 from .streaming import Stream

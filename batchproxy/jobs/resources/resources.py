@@ -19,7 +19,7 @@ from ... import answer, browsers, request
 from ...endpoint import Endpoint, Visit
 from ...engine.errors import BatchError, Unsupported
 from ...engine.model import Headers
-from .. import Job, JobsError, JobState, JobStore, NewJob, NotFound, Outcome
+from ..store import Job, JobsError, JobState, JobStore, NewJob, NotFound, Outcome
 from .entries import JSON, NDJSON, Entries, summary
 from .events import event_id, tell
 from .intake import Intake

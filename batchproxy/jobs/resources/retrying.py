@@ -18,7 +18,7 @@ from ...engine.errors import Failure
 from ...engine.model import Batch, Caller, Item, Refusal, Result, Template
 from ...engine.policy import Judge
 from ...engine.references import Values, complete
-from .. import Job, JobStore, NewJob, Outcome, Submitted, WrongState
+from ..store import Job, JobStore, NewJob, Outcome, Submitted, WrongState
 from .intake import Guarded
 from .problems import Conflict, TooLargeJob
 from .secrets import CannotOpen, Secret

@@ -16,7 +16,7 @@ from ...engine.errors import Unsupported
 from ...engine.events import Observer
 from ...engine.model import ASGIApp, Receive, Scope, Send
 from ...engine.target import Entry
-from .. import opened
+from ..store import opened
 from ..working import JobKind, JobWorker
 from .apis import JobApi
 from .describing import described, operations

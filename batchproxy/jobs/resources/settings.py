@@ -11,7 +11,7 @@ from ...engine.events import Observer
 from ...engine.headers import is_token
 from ...engine.settings import Bytes, Seconds, Settings, count, seconds, strings
 from ...engine.target import Entry
-from .. import StoreSettings
+from ..store import StoreSettings
 from ..working import Delivery, WorkSettings
 from .apis import JobApi
 from .principal import FindPrincipal, Owners

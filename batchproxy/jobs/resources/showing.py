@@ -9,7 +9,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from .. import Job, JobState
+from ..store import Job, JobState
 
 _SOONEST, _LATEST = 1, 30
 """Bounds of `Retry-After`, in seconds."""

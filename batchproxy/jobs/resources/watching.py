@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from ...engine.model import Receive
-from .. import JobStore
+from ..store import JobStore
 
 
 class Hint(Protocol):

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from .. import Job, JobState, Message, Taken
+from ..store import Job, JobState, Message, Taken
 from .guard import WebhookRefused, destination
 from .settings import WebhookSettings
 

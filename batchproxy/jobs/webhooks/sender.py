@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from ...engine.errors import SettingError
-from .. import WORK, JobStore, StoreError, Taken
+from ..store import WORK, JobStore, StoreError, Taken
 from .delivery import Delivery, Reply, Resolve, Resolver, Undelivered
 from .guard import WebhookRefused, destination
 from .messages import target_of, webhook_id

@@ -17,7 +17,7 @@ from ...engine.errors import BatchError
 from ...engine.events import ItemEnded, Observer
 from ...engine.model import SAFE_METHODS, Item, Result
 from ...engine.target import AppTarget, Budget
-from .. import (
+from ..store import (
     Checkpointer,
     Claim,
     ItemResult,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from .. import Claim
+from ..store import Claim
 
 _USABLE = 0.8
 """The part of a lease in which something may be begun: the rest is for clocks that differ, and for what takes time."""

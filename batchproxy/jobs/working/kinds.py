@@ -14,7 +14,7 @@ import msgspec
 from ...engine.model import Batch, Caller, Scope
 from ...engine.policy import Judge, Policy
 from ...engine.target import Entry
-from .. import Claim, Job, JobStore, Message
+from ..store import Claim, Job, JobStore, Message
 
 
 class Delivery(StrEnum):

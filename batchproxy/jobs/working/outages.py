@@ -11,7 +11,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from .. import StoreError
+from ..store import StoreError
 
 logger = logging.getLogger("batchproxy")
 

@@ -20,7 +20,7 @@ from ...engine.model import Item, OnError, Refusal, Result, failed
 from ...engine.references import Values, complete
 from ...engine.routing import Route
 from ...engine.schedule import Schedule
-from .. import ItemResult, Outcome, Parked, Settled
+from ..store import ItemResult, Outcome, Parked, Settled
 from .kinds import JobBatch
 from .upstreams import upstream_of
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ...engine.errors import SettingError
 from ...engine.settings import Seconds, Settings, count, seconds
-from .. import Limits
+from ..store import Limits
 
 _DAY = 86400.0
 

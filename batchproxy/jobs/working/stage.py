@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from .. import Claim, Job, Kind, LeaseLost, NotFound, StoreError, WrongState
+from ..store import Claim, Job, Kind, LeaseLost, NotFound, StoreError, WrongState
 from .chunk import Tools
 from .holds import Hold
 from .kinds import Finish, Unready

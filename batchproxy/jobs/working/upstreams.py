@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from ...engine.model import Caller, Item
 from ...engine.paths import readings_of_servers
 from ...engine.policy import Policy
-from .. import JobStore, Limits, StoreError
+from ..store import JobStore, Limits, StoreError
 from .outages import Pauses
 
 logger = logging.getLogger("batchproxy")

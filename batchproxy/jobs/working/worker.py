@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 
 from ...engine.events import Observer
-from .. import WORK, Claim, JobStore, Kind, Lease, StoreBusy, StoreError, StoreFull, StoreUnreachable
+from ..store import WORK, Claim, JobStore, Kind, Lease, StoreBusy, StoreError, StoreFull, StoreUnreachable
 from .chunk import ChunkWork, Tools
 from .holds import StoreTime
 from .kinds import JobKind

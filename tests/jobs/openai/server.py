@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 
 from batchproxy.engine.model import ASGIApp, Receive, Scope, Send
-from batchproxy.jobs import StoreSettings
 from batchproxy.jobs.openai import OpenAISettings
+from batchproxy.jobs.store import StoreSettings
 from batchproxy.jobs.working import WorkSettings
 from tests.jobs.resources.site import key_file
 

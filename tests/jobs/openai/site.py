@@ -16,9 +16,9 @@ from openai.types import Batch, FileObject
 
 from batchproxy import BatchMiddleware
 from batchproxy.engine.model import ASGIApp
-from batchproxy.jobs import StoreSettings
 from batchproxy.jobs.openai import OpenAISettings
 from batchproxy.jobs.resources import JobsSettings
+from batchproxy.jobs.store import StoreSettings
 from batchproxy.jobs.working import WorkSettings
 from tests.jobs.place import Place
 from tests.jobs.resources.site import key_file

@@ -10,7 +10,10 @@ import pytest
 from batchproxy.engine.errors import SettingError
 from batchproxy.engine.model import Caller, Message
 from batchproxy.engine.target import Entry
-from batchproxy.jobs import (
+from batchproxy.jobs.openai import OpenAIKind, OpenAISettings
+from batchproxy.jobs.openai.showing import BatchOptions, file_name, packed_options
+from batchproxy.jobs.resources import JobsSettings, Vault
+from batchproxy.jobs.store import (
     WORKER_LOST,
     Claim,
     ItemResult,
@@ -21,9 +24,6 @@ from batchproxy.jobs import (
     NewJob,
     Outcome,
 )
-from batchproxy.jobs.openai import OpenAIKind, OpenAISettings
-from batchproxy.jobs.openai.showing import BatchOptions, file_name, packed_options
-from batchproxy.jobs.resources import JobsSettings, Vault
 from batchproxy.jobs.working.kinds import Unready
 from tests.jobs.place import Place, claim, settle
 from tests.proxy.on_a_loop import run

@@ -11,9 +11,9 @@ from fastapi import FastAPI
 from batchproxy import BatchMiddleware, Endpoint
 from batchproxy.engine.errors import SettingError
 from batchproxy.engine.model import ASGIApp, Receive, Scope, Send
-from batchproxy.jobs import StoreSettings
 from batchproxy.jobs.openai import OpenAISettings
 from batchproxy.jobs.resources import JobsSettings
+from batchproxy.jobs.store import StoreSettings
 from tests.jobs.place import Place
 from tests.jobs.resources.site import key_file
 from tests.serving import Server, ask, serve

@@ -12,7 +12,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from batchproxy.jobs import StoreSettings, opened
+from batchproxy.jobs.store import StoreSettings, opened
 from tests.jobs.place import Place
 from tests.serving import PATIENCE, ask
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from batchproxy import BatchMiddleware
 from batchproxy.engine.model import ASGIApp, Receive, Scope, Send
-from batchproxy.jobs import StoreSettings
 from batchproxy.jobs.resources import JobsSettings
+from batchproxy.jobs.store import StoreSettings
 from batchproxy.jobs.working import WorkSettings
 
 

@@ -16,10 +16,10 @@ from asgi_lifespan import LifespanManager
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from batchproxy import BatchMiddleware
-from batchproxy.jobs import Claim, Clock, ItemResult, Job, JobStore, Kind, StoreSettings, opened
-from batchproxy.jobs.database import Database
 from batchproxy.jobs.resources import JobsSettings
-from batchproxy.jobs.tables import metadata
+from batchproxy.jobs.store import Claim, Clock, ItemResult, Job, JobStore, Kind, StoreSettings, opened
+from batchproxy.jobs.store.database import Database
+from batchproxy.jobs.store.tables import metadata
 from batchproxy.jobs.working import WorkSettings
 from tests.jobs.place import Place
 from tests.protocol.api import Api

@@ -12,11 +12,11 @@ import pytest
 
 from batchproxy import SettingError
 from batchproxy.engine.model import Scope
-from batchproxy.jobs import StoreSettings
 from batchproxy.jobs.resources import Box, JobsSettings, Vault, box_of
 from batchproxy.jobs.resources.principal import Owners
 from batchproxy.jobs.resources.problems import NoPrincipal, Unprocessable
 from batchproxy.jobs.resources.secrets import VARIABLE, CannotOpen, Secret
+from batchproxy.jobs.store import StoreSettings
 from tests.jobs.place import Place
 from tests.protocol.api import Api, answer
 from tests.protocol.exchange import JSON, HeaderMap

@@ -11,11 +11,11 @@ from asgi_lifespan import LifespanManager
 from fastapi import FastAPI
 
 from batchproxy import BatchMiddleware
-from batchproxy.jobs import StoreSettings
 from batchproxy.jobs.resources import JobsSettings
 from batchproxy.jobs.resources.describing import JOB
 from batchproxy.jobs.resources.entries import FATES
 from batchproxy.jobs.resources.problems import CODES
+from batchproxy.jobs.store import StoreSettings
 from tests.documents import DOCS, names, section, tables
 from tests.jobs.place import Place
 from tests.protocol.exchange import JSON, ask

@@ -6,7 +6,8 @@ import sqlite3
 
 import pytest
 
-from batchproxy.jobs import (
+from batchproxy.jobs.resources.problems import problem_of
+from batchproxy.jobs.store import (
     BadCursor,
     Gone,
     JobsError,
@@ -25,7 +26,6 @@ from batchproxy.jobs import (
     StoreUnreachable,
     WrongState,
 )
-from batchproxy.jobs.resources.problems import problem_of
 from tests.jobs.place import Place
 from tests.proxy.on_a_loop import on_a_loop
 

@@ -16,8 +16,8 @@ from fastapi import FastAPI, Request
 
 from batchproxy import BatchMiddleware, Endpoint
 from batchproxy.engine.model import Receive, Scope, Send
-from batchproxy.jobs import JobState, StoreSettings, opened
 from batchproxy.jobs.resources.secrets import VARIABLE
+from batchproxy.jobs.store import JobState, StoreSettings, opened
 from tests.jobs.place import Place
 from tests.protocol.api import Api
 from tests.protocol.exchange import JSON

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batchproxy.jobs import WORKER_LOST, ItemResult, Outcome
+from batchproxy.jobs.store import WORKER_LOST, ItemResult, Outcome
 from tests.jobs.place import Place
 from tests.protocol.api import Api
 from tests.protocol.exchange import JSON, Exchange, HeaderMap

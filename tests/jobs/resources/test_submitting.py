@@ -10,7 +10,7 @@ import pytest
 
 from batchproxy import Batch, RateLimited
 from batchproxy.engine.settings import KiB
-from batchproxy.jobs import JobState, StoreSettings, opened
+from batchproxy.jobs.store import JobState, StoreSettings, opened
 from tests.jobs.place import Place
 from tests.protocol.api import Api, answer, value
 from tests.protocol.exchange import JSON, HeaderMap

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batchproxy import BatchMiddleware, Endpoint
-from batchproxy.jobs import ItemResult, Outcome, Parked
+from batchproxy.jobs.store import ItemResult, Outcome, Parked
 from tests.jobs.place import Place
 from tests.protocol.api import Api, answer, value
 from tests.protocol.exchange import JSON, HeaderMap

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from standardwebhooks import Webhook
 
-from batchproxy.jobs import JobStore
+from batchproxy.jobs.store import JobStore
 from batchproxy.jobs.webhooks import WebhookSender, WebhookSettings, message_for
 from tests.jobs.place import Place, claim, settle, submit
 from tests.proxy.on_a_loop import PATIENCE

@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 import pytest
 
-from batchproxy.jobs import Counts, Job, JobState
+from batchproxy.jobs.store import Counts, Job, JobState
 from batchproxy.jobs.webhooks import WebhookRefused, WebhookSettings, checked, message_for
 
 URL = "https://hooks.example.com/jobs"

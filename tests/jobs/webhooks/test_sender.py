@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batchproxy.engine.errors import SettingError
-from batchproxy.jobs import Message, StoreBusy, StoreReadOnly, Taken
+from batchproxy.jobs.store import Message, StoreBusy, StoreReadOnly, Taken
 from batchproxy.jobs.webhooks import WebhookSender
 from batchproxy.jobs.webhooks.schedule import DELAYS
 from tests.jobs.place import START, Place, claim, settle, submit

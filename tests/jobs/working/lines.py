@@ -25,8 +25,18 @@ from batchproxy.dialects import DIALECTS
 from batchproxy.engine.model import ASGIApp
 from batchproxy.engine.policy import Judge, Policy
 from batchproxy.engine.target import Entry
-from batchproxy.jobs import Claim, ItemResult, Job, JobState, JobStore, Message, NewJob, StoreSettings, opened
-from batchproxy.jobs.points import Passing, unnoticed
+from batchproxy.jobs.store import (
+    Claim,
+    ItemResult,
+    Job,
+    JobState,
+    JobStore,
+    Message,
+    NewJob,
+    StoreSettings,
+    opened,
+)
+from batchproxy.jobs.store.points import Passing, unnoticed
 from batchproxy.jobs.working import Delivery, Finish, JobBatch, WorkSettings, connection
 from tests.jobs.place import Place
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from batchproxy.jobs import WORKER_LOST, JobState, Outcome
+from batchproxy.jobs.store import WORKER_LOST, JobState, Outcome
 from batchproxy.jobs.working import JobWorker
 from tests.jobs.place import Place
 from tests.proxy.on_a_loop import on_a_loop

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from batchproxy.jobs import Claim, Lease, Renewal, StoreCorrupt, StoreUnreachable
+from batchproxy.jobs.store import Claim, Lease, Renewal, StoreCorrupt, StoreUnreachable
 from batchproxy.jobs.working import JobWorker
 from batchproxy.jobs.working.outages import patiently, repeated
 from batchproxy.jobs.working.plan import Plan, Start

@@ -13,7 +13,7 @@ from batchproxy.engine.errors import Failure, Invalid
 from batchproxy.engine.model import Result, failed
 from batchproxy.engine.policy import Policy
 from batchproxy.engine.routing import Route, RouteTable
-from batchproxy.jobs import Counts, ItemResult, Job, JobState, Outcome, Parked, Settled
+from batchproxy.jobs.store import Counts, ItemResult, Job, JobState, Outcome, Parked, Settled
 from batchproxy.jobs.working.plan import Plan, Start, detail_of, failures_of
 
 from .lines import Lines, get, post

@@ -17,7 +17,7 @@ from batchproxy.engine.errors import Failure, SettingError
 from batchproxy.engine.model import Headers, Item, Receive, Result, Scope, Send, failed
 from batchproxy.engine.policy import Policy
 from batchproxy.engine.routing import Route, RouteTable
-from batchproxy.jobs import JobState, Limits
+from batchproxy.jobs.store import JobState, Limits
 from batchproxy.jobs.working import Delivery, JobWorker, WorkSettings
 from batchproxy.jobs.working.backoff import Ruling, is_repeatable, pause, retry_after, ruling
 from batchproxy.proxy.app import ReverseProxy

@@ -12,7 +12,7 @@ import pytest
 from batchproxy.engine.errors import Invalid
 from batchproxy.engine.events import BatchEnded, ItemEnded
 from batchproxy.engine.policy import Policy
-from batchproxy.jobs import Job, JobState, Outcome
+from batchproxy.jobs.store import Job, JobState, Outcome
 from batchproxy.jobs.working import JobBatch, JobWorker, Unready
 from tests.jobs.place import Place
 from tests.proxy.on_a_loop import on_a_loop

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from batchproxy.engine.errors import SettingError
-from batchproxy.jobs import (
+from batchproxy.jobs.store import (
     JobsError,
     JobState,
     JobStore,
@@ -30,14 +30,14 @@ from batchproxy.jobs import (
     StoreUnreachable,
     errors,
 )
-from batchproxy.jobs.database import Work
-from batchproxy.jobs.places import NETWORK, check_place, file_system
+from batchproxy.jobs.store.database import Work
+from batchproxy.jobs.store.places import NETWORK, check_place, file_system
 from tests.documents import DOCS, names, section, tables
 from tests.proxy.on_a_loop import PATIENCE, on_a_loop
 
-from . import processes
-from .place import Place, claim, complete, ok, settle, submit
-from .postgresql import cluster
+from .. import processes
+from ..place import Place, claim, complete, ok, settle, submit
+from ..postgresql import cluster
 
 MiB = 1024 * 1024
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from batchproxy.jobs import JobStore, Message
+from batchproxy.jobs.store import JobStore, Message
 from tests.proxy.on_a_loop import on_a_loop
 
-from .place import Place, claim, settle, submit
+from ..place import Place, claim, settle, submit
 
 
 async def say(store: JobStore, *names: str) -> str:

@@ -10,7 +10,7 @@ from enum import IntEnum, StrEnum
 
 import msgspec
 
-from ..engine.model import Headers, Result
+from ...engine.model import Headers, Result
 from .states import TERMINAL, JobState
 
 

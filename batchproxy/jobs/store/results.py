@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import Row, and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..engine.model import Headers
+from ...engine.model import Headers
 from .blobs import BlobStore
 from .cursors import CompletionCursor, InputCursor, opened, sealed
 from .database import Database

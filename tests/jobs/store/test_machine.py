@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from batchproxy.jobs import (
+from batchproxy.jobs.store import (
     TERMINAL,
     WORKER_LOST,
     Claim,
@@ -34,9 +34,9 @@ from batchproxy.jobs import (
     Parked,
     WrongState,
 )
-from batchproxy.jobs.tables import metadata
+from batchproxy.jobs.store.tables import metadata
 
-from .place import LEASE, Place, item, ok
+from ..place import LEASE, Place, item, ok
 
 T = TypeVar("T")
 

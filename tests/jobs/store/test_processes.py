@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from batchproxy.jobs import JobState, KeyBusy, NotFound, Outcome
+from batchproxy.jobs.store import JobState, KeyBusy, NotFound, Outcome
 from tests.proxy.on_a_loop import on_a_loop
 
-from . import processes
-from .place import LEASE, Place, claim, complete, end, settle, submit, submitted
+from .. import processes
+from ..place import LEASE, Place, claim, complete, end, settle, submit, submitted
 
 N = 300
 KILLED = -signal.SIGKILL

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from batchproxy.engine.errors import SettingError
-from batchproxy.jobs import Limits
+from batchproxy.jobs.store import Limits
 from tests.proxy.on_a_loop import on_a_loop
 
-from .place import LEASE, Place
+from ..place import LEASE, Place
 
 
 @on_a_loop

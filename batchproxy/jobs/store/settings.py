@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..engine.errors import SettingError
-from ..engine.settings import Bytes, KiB, MiB, Seconds, Settings, count, optional_count, seconds
+from ...engine.errors import SettingError
+from ...engine.settings import Bytes, KiB, MiB, Seconds, Settings, count, optional_count, seconds
 
 _POSTGRESQL = re.compile(r"postgres(?:ql)?(?:\+asyncpg)?://")
 _DAY = 86400.0

@@ -12,14 +12,14 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from batchproxy.jobs import JobState, SchemaForeign, SchemaNewer
-from batchproxy.jobs.database import Database
-from batchproxy.jobs.schema import MIGRATIONS, VERSION_TABLE, migrate
-from batchproxy.jobs.tables import PREFIX, metadata
+from batchproxy.jobs.store import JobState, SchemaForeign, SchemaNewer
+from batchproxy.jobs.store.database import Database
+from batchproxy.jobs.store.schema import MIGRATIONS, VERSION_TABLE, migrate
+from batchproxy.jobs.store.tables import PREFIX, metadata
 from tests.proxy.on_a_loop import on_a_loop
 
-from .place import Place, complete, submit
-from .postgresql import Cluster
+from ..place import Place, complete, submit
+from ..postgresql import Cluster
 
 FIRST = Path(__file__).with_name("first_schema.sql")
 LATER = """

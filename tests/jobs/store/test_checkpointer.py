@@ -7,13 +7,23 @@ from collections import Counter
 
 import pytest
 
-from batchproxy.jobs import BlobStore, BlobWriter, Checkpointer, Entry, JobsError, LeaseLost, Parked, StoreFull, Verdict
-from batchproxy.jobs.blobs import Folder
-from batchproxy.jobs.checkpoints import Checkpoints
-from batchproxy.jobs.settling import Bodies
+from batchproxy.jobs.store import (
+    BlobStore,
+    BlobWriter,
+    Checkpointer,
+    Entry,
+    JobsError,
+    LeaseLost,
+    Parked,
+    StoreFull,
+    Verdict,
+)
+from batchproxy.jobs.store.blobs import Folder
+from batchproxy.jobs.store.checkpoints import Checkpoints
+from batchproxy.jobs.store.settling import Bodies
 from tests.proxy.on_a_loop import on_a_loop
 
-from .place import Place, claim, ok, submit
+from ..place import Place, claim, ok, submit
 
 
 @on_a_loop

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from batchproxy.jobs import (
+from batchproxy.jobs.store import (
     WORKER_LOST,
     Claim,
     Entry,
@@ -23,11 +23,11 @@ from batchproxy.jobs import (
     Verdict,
     WrongState,
 )
-from batchproxy.jobs.claims import Candidate, _Claiming, shares
-from batchproxy.jobs.tables import retry
+from batchproxy.jobs.store.claims import Candidate, _Claiming, shares
+from batchproxy.jobs.store.tables import retry
 from tests.proxy.on_a_loop import on_a_loop
 
-from .place import LEASE, Place, claim, complete, end, item, ok, settle, submit
+from ..place import LEASE, Place, claim, complete, end, item, ok, settle, submit
 
 
 def candidates(**jobs: tuple[str, int]) -> list[Candidate]:

@@ -12,7 +12,7 @@ from sqlalchemy import Update, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..engine.settings import Seconds, Settings, optional_count, seconds
+from ...engine.settings import Seconds, Settings, optional_count, seconds
 from .database import Database
 from .tables import limiter, slot
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from batchproxy.jobs import (
+from batchproxy.jobs.store import (
     JobState,
     KeyBusy,
     KeyConflict,
@@ -19,11 +19,11 @@ from batchproxy.jobs import (
     QuotaExceeded,
     WrongState,
 )
-from batchproxy.jobs.database import Database
-from batchproxy.jobs.tables import metadata
+from batchproxy.jobs.store.database import Database
+from batchproxy.jobs.store.tables import metadata
 from tests.proxy.on_a_loop import on_a_loop
 
-from .place import Place, claim, complete, end, error, item, ok, settle, submit, submitted
+from ..place import Place, claim, complete, end, error, item, ok, settle, submit, submitted
 
 
 async def rows(place: Place) -> dict[str, int]:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from batchproxy.jobs import BlobStore, Gone, LeaseLost, NotFound
-from batchproxy.jobs.blob_rows import Rows
-from batchproxy.jobs.blobs import PIECE, Folder
-from batchproxy.jobs.database import Database
-from batchproxy.jobs.schema import migrate
+from batchproxy.jobs.store import BlobStore, Gone, LeaseLost, NotFound
+from batchproxy.jobs.store.blob_rows import Rows
+from batchproxy.jobs.store.blobs import PIECE, Folder
+from batchproxy.jobs.store.database import Database
+from batchproxy.jobs.store.schema import migrate
 from tests.proxy.on_a_loop import on_a_loop
 
-from .place import LEASE, Place, claim, submit
+from ..place import LEASE, Place, claim, submit
 
 SIZES = [0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 2 * PIECE + 7]
 

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from batchproxy.jobs import BadCursor, Claim, Entry, Gone, ItemResult, JobStore, Outcome, Page
+from batchproxy.jobs.store import BadCursor, Claim, Entry, Gone, ItemResult, JobStore, Outcome, Page
 from tests.proxy.on_a_loop import on_a_loop
 
-from .place import Place, claim, complete, end, error, ok, settle, submit
+from ..place import Place, claim, complete, end, error, ok, settle, submit
 
 FULL = ItemResult(
     seq=0,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from batchproxy.jobs import JobState, Kind, LeaseLost, Message, NotFound, Outcome, Parked, WrongState
-from batchproxy.jobs.states import TERMINAL, TRANSITIONS, before
+from batchproxy.jobs.store import JobState, Kind, LeaseLost, Message, NotFound, Outcome, Parked, WrongState
+from batchproxy.jobs.store.states import TERMINAL, TRANSITIONS, before
 from tests.proxy.on_a_loop import on_a_loop
 
-from .place import LEASE, Place, claim, complete, end, error, ok, settle, submit
+from ..place import LEASE, Place, claim, complete, end, error, ok, settle, submit
 
 
 def test_terminal_states_have_nothing_behind_them() -> None:

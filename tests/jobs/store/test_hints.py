@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from batchproxy.jobs import WORK
+from batchproxy.jobs.store import WORK
 from tests.proxy.on_a_loop import PATIENCE, on_a_loop
 
-from .place import Place, claim, ok, submit
-from .postgresql import Cluster
+from ..place import Place, claim, ok, submit
+from ..postgresql import Cluster
 
 
 @on_a_loop

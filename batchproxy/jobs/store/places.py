@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from ..engine.errors import SettingError
+from ...engine.errors import SettingError
 from .errors import StoreMissing, StoreReadOnly
 
 MOUNTS = Path("/proc/self/mountinfo")

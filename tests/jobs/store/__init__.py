@@ -1,0 +1,1 @@
+"""The store alone: transactions, leases, ends, retention, on both databases."""
