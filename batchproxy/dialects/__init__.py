@@ -39,6 +39,9 @@ class Dialect(Protocol):
     def read(self, body: bytes, caller: Caller, policy: Policy, *, minimal: bool) -> Batch:
         """Raises `Malformed`, `Invalid` or `TooLarge`."""
 
+    def read_job(self, body: bytes, caller: Caller, policy: Policy, *, minimal: bool) -> Batch:
+        """The same for a batch that becomes a job, which may have options that are those of jobs alone."""
+
     def writer(self, batch: Batch, media_type: str, policy: Policy, *, problem_type: str) -> Writer:
         """`problem_type` is the URI reference that a code is put behind, for problem documents."""
 

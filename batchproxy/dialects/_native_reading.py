@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -21,7 +21,9 @@ from ..engine.errors import Failure, Invalid, Malformed, TooLarge
 from ..engine.headers import own
 from ..engine.model import (
     Batch,
+    Callback,
     Caller,
+    Delivery,
     Execution,
     Headers,
     Item,
@@ -36,6 +38,8 @@ from ..engine.policy import Policy
 
 _MAX_REFERENCE = 1024
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_END = Literal["completed", "failed", "cancelled", "expired"]
+_ENDS: tuple[_END, ...] = get_args(_END)
 
 
 # What a batch looks like on the wire. The types check the members' kinds; bodies stay the bytes that they are.
@@ -54,10 +58,18 @@ class _Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     timeout: Annotated[float, msgspec.Meta(gt=0)] | UnsetType = UNSET
 
 
+class _Callback(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    url: str
+    events: Annotated[tuple[_END, ...], msgspec.Meta(min_length=1)] = _ENDS
+    secret_ref: str | UnsetType = UNSET
+
+
 class _Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     execution: Execution = Execution.PARALLEL
     on_error: OnError = OnError.CONTINUE
     timeout: Annotated[float, msgspec.Meta(gt=0)] | UnsetType = UNSET
+    delivery: Delivery | UnsetType = UNSET
+    callback: _Callback | UnsetType = UNSET
 
 
 class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
@@ -84,6 +96,11 @@ _EXPECTED = {
     "timeout": "a number of seconds above 0",
     "execution": "`parallel`, `ordered_writes` or `sequential`",
     "on_error": "`continue` or `stop`",
+    "delivery": "`at_most_once` or `at_least_once`",
+    "callback": "an object with the member `url`",
+    "url": "a string such as `https://example.com/hooks`",
+    "events": f"a list of at least one of {', '.join(f'`{end}`' for end in _ENDS)}",
+    "secret_ref": "the name of a secret",
 }
 _ALIASES = {
     "url": "path",
@@ -112,13 +129,33 @@ _ALIASES = {
     "batch": "requests",
     "onerror": "on_error",
     "mode": "execution",
+    "webhook": "callback",
+    "callback_url": "callback",
+    "secret": "secret_ref",
 }
 
 
 def read(body: bytes, caller: Caller, policy: Policy, *, minimal: bool) -> Batch:
     """The batch that the bytes mean. Raises `Malformed`, `Invalid` or `TooLarge`."""
     envelope = _envelope(body, policy.max_items)
+    _check_now(envelope.options)
     return _Reading(envelope, caller, policy).batch(minimal)
+
+
+def read_job(body: bytes, caller: Caller, policy: Policy, *, minimal: bool) -> Batch:
+    """The same for a batch that becomes a job, and so may say what only a job can keep."""
+    return _Reading(_envelope(body, policy.max_items), caller, policy).batch(minimal)
+
+
+def _check_now(options: _Options) -> None:
+    """Raises `Invalid` for what a batch cannot have that is answered at once."""
+    for name in ("delivery", "callback"):
+        if getattr(options, name) is not UNSET:
+            raise Invalid(
+                f"`{name}` is an option of jobs, and this batch is to be answered at once; send it with the header"
+                " `Prefer: respond-async`, to an endpoint that has jobs.",
+                pointer=f"/options/{name}",
+            )
 
 
 def _envelope(body: bytes, max_items: int) -> _Envelope:
@@ -190,8 +227,11 @@ def _invalid(text: str) -> Invalid:
     return Invalid(f"`{name}` must be {_EXPECTED[name]}.", pointer=pointer)
 
 
+_AT: Mapping[str, type[msgspec.Struct]] = {"/options": _Options, "/options/callback": _Callback}
+
+
 def _unknown_member(name: str, pointer: str) -> Invalid:
-    kind = _Item if re.fullmatch(r"/requests/\d+", pointer) else _Options if pointer == "/options" else _Envelope
+    kind = _Item if re.fullmatch(r"/requests/\d+", pointer) else _AT.get(pointer, _Envelope)
     known = kind.__struct_fields__
     alias = _ALIASES.get(name.replace("-", "_").lower())
     nearest = [alias] if alias in known else get_close_matches(name[:64], known, 1)
@@ -243,9 +283,18 @@ class _Reading:
                 on_error=self._options.on_error,
                 timeout=self._options.timeout or None,
                 minimal=minimal,
+                delivery=self._options.delivery or None,
+                callback=self._callback(),
             ),
             refused=self._refused,
         )
+
+    def _callback(self) -> Callback | None:
+        wanted = self._options.callback
+        if wanted is UNSET:
+            return None
+        secret_ref = None if wanted.secret_ref is UNSET else wanted.secret_ref
+        return Callback(wanted.url, tuple(dict.fromkeys(wanted.events)), secret_ref)
 
     def _note_id(self, index: int, id: str) -> None:
         if _ID.fullmatch(id) is None:

@@ -73,9 +73,6 @@ class NativeWriter:
     def head(self) -> bytes:
         return b'{"responses":['
 
-    def write(self, result: Result) -> list[bytes]:
-        return self._entry(result, b"{")
-
     def tail(self) -> bytes:
         return b'],"summary":' + self._summary() + b"}"
 
@@ -83,7 +80,7 @@ class NativeWriter:
         total = self._succeeded + self._failed
         return b'{"total":%d,"succeeded":%d,"failed":%d}' % (total, self._succeeded, self._failed)
 
-    def _entry(self, result: Result, start: bytes, *, one_line: bool = False) -> list[bytes]:
+    def write(self, result: Result, start: bytes = b"{", *, one_line: bool = False) -> list[bytes]:
         """The hot path of the writing: `start` is what stands before the entry's members."""
         id = self._items[result.index].id
         if id is not None:
@@ -143,8 +140,8 @@ class LinesWriter(NativeWriter):
     def head(self) -> bytes:
         return b""
 
-    def write(self, result: Result) -> list[bytes]:
-        pieces = self._entry(result, self._before + b'{"index":%d,' % result.index, one_line=True)
+    def write(self, result: Result, start: bytes = b"{", *, one_line: bool = True) -> list[bytes]:
+        pieces = super().write(result, self._before + start + b'"index":%d,' % result.index, one_line=one_line)
         pieces[-1] += self._after
         return pieces
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..engine.model import Batch, Caller
 from ..engine.policy import Policy
-from ._native_reading import read
+from ._native_reading import read, read_job
 from ._native_schema import schemas
 from ._native_writing import EVENT_STREAM, JSON, NDJSON, EventsWriter, LinesWriter, NativeWriter
 
@@ -22,6 +22,9 @@ class Native:
 
     def read(self, body: bytes, caller: Caller, policy: Policy, *, minimal: bool) -> Batch:
         return read(body, caller, policy, minimal=minimal)
+
+    def read_job(self, body: bytes, caller: Caller, policy: Policy, *, minimal: bool) -> Batch:
+        return read_job(body, caller, policy, minimal=minimal)
 
     def writer(self, batch: Batch, media_type: str, policy: Policy, *, problem_type: str) -> NativeWriter:
         return _WRITERS[media_type](batch, policy.max_depth, problem_type)

@@ -27,7 +27,7 @@ from .references import Values, complete
 from .routing import Route
 from .schedule import Schedule
 from .settings import KiB
-from .target import AppTarget, Call, Exchange, Take
+from .target import AppTarget, Call, Exchange
 
 logger = logging.getLogger("batchproxy")
 
@@ -47,6 +47,11 @@ was 3.2 times with 16. An item in a batch of 100 costs 5 % more. Through the pro
 2.3 times.
 """
 _EARLY_TURNS = 4
+_WATCH_LATER = 0.01
+"""Seconds after which a batch begins to look whether its client has left: most have ended by then.
+
+Measured: 40 µs less for such a batch.
+"""
 _TIMER_RESOLUTION = 0.001
 
 
@@ -98,6 +103,7 @@ class Run:
         self._items = batch.items
         self._refused = batch.refused
         self._target = target
+        self._take = target.take
         self._emitter = emitter
         self._policy = policy
         self._judge = judge
@@ -123,10 +129,11 @@ class Run:
         self._batch_timeout = policy.batch_timeout if timeout is None else min(timeout, policy.batch_timeout)
         self._deadline = self._loop.time() + self._batch_timeout
         self._timer: asyncio.TimerHandle | None = None
-        # When a deadline is due; a timer is set only once there is something to wait for.
+        # When there is something to look at; a timer is set only once there is something to wait for.
         self._armed = self._deadline
         self._watch = watch
         self._watcher: asyncio.Task[None] | None = None
+        self._waits = False
         self._pumping = False
         self._waker: asyncio.Future[None] | None = None
         self._awake = False
@@ -294,22 +301,21 @@ class Run:
             self._arm(exchange.deadline)
         self._running[exchange] = None
         self._alive[exchange] = None
-        take = self._target.take
-        if take is not None and self._emitter.backlog <= WRITE_AHEAD and self._is_taken(take, exchange):
+        take = self._take
+        if take is not None and self._emitter.backlog <= WRITE_AHEAD:
             # Measured: 6 µs less than with a task.
-            return
+            try:
+                if take(exchange, self._go_on):
+                    return
+            except Exception as fault:
+                # A defect of ours; the app is called, if nothing has been sent.
+                self._log(item, fault)
+                if exchange.untasked is not None:
+                    return
         exchange.task = _Task(self._drive(exchange, exchange.call), loop=self._loop, context=self._context.copy())
         if exchange.cancelled:
             # It ended itself in its first, eager step, when there was no task yet to cancel.
             exchange.cancel()
-
-    def _is_taken(self, take: Take, exchange: Exchange) -> bool:
-        try:
-            return take(exchange, self._go_on)
-        except Exception as fault:
-            # A defect of ours; the app is called, if nothing has been sent.
-            self._log(exchange.item, fault)
-            return exchange.untasked is not None
 
     def _go_on(self, exchange: Exchange, call: Call) -> None:
         """An item that was taken on without a task needs one after all."""
@@ -422,15 +428,13 @@ class Run:
         elif result.failure is Failure.RESPONSE_TOO_LARGE and exchange.untasked is None:
             exchange.cancel()
         if exchange.untasked is not None:
-            self._end_untasked(exchange, result)
+            # There is no task that could do it.
+            self._let_go(exchange)
+            if result.failure is None:
+                exchange.untasked = None
+            else:
+                exchange.cancel()
         self._settle(result, exchange)
-
-    def _end_untasked(self, exchange: Exchange, result: Result) -> None:
-        self._let_go(exchange)
-        if result.failure is None:
-            exchange.untasked = None
-        else:
-            exchange.cancel()
 
     def _settle(self, result: Result, exchange: Exchange | None = None) -> None:
         status = result.status
@@ -497,13 +501,15 @@ class Run:
 
     def _arm(self, when: float) -> None:
         self._armed = when
-        if self._watcher is None:
+        if not self._waits:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(when, self._tick, context=self._context)
 
     def _tick(self) -> None:
+        if self._watcher is None:
+            self._watcher = self._loop.create_task(self._watch())
         now = self._loop.time() + _TIMER_RESOLUTION
         if now >= self._deadline:
             self._expire()
@@ -545,8 +551,8 @@ class Run:
 
     def _keep_watch(self) -> None:
         """From now on the deadlines count, and the client may leave: there is something to wait for."""
-        self._watcher = self._loop.create_task(self._watch())
-        self._arm(self._armed)
+        self._waits = True
+        self._arm(min(self._armed, self._loop.time() + _WATCH_LATER))
 
     def _reap(self) -> None:
         """Forgets items whose tasks an app has cancelled before they began; they have not ended by themselves."""
@@ -563,6 +569,9 @@ class Run:
 
     async def _clean_up(self) -> None:
         """Leaves nothing behind: no timer, no task, no place. Our own task may be cancelled, and again meanwhile."""
+        self._waits = False
+        if self._timer is not None:
+            self._timer.cancel()
         self._clear_lanes()
         for result in self._schedule.abandon(Failure.NOT_STARTED, "The server stopped."):
             if self._observers:

@@ -43,6 +43,26 @@ class OnError(StrEnum):
     STOP = "stop"
 
 
+class Delivery(StrEnum):
+    """Of the items of a job with a method that is not idempotent: POST and PATCH. Others are always sent at least once.
+
+    An item that has an `Idempotency-Key` of its own counts as idempotent.
+    """
+
+    AT_MOST_ONCE = "at_most_once"
+    """Never sent again once it may have been sent: after a crash it ends `unknown`."""
+    AT_LEAST_ONCE = "at_least_once"
+    """Sent again if need be, each time with the same `Idempotency-Key`."""
+
+
+class Callback(msgspec.Struct, frozen=True):
+    """Where the caller of a job wants to be told of its end, and of which ends; `secret_ref` names what signs that."""
+
+    url: str
+    events: tuple[str, ...]
+    secret_ref: str | None = None
+
+
 class Reference(msgspec.Struct, frozen=True):
     """A value out of another item's answer: `name` stands for what `pointer` finds in the answer of item `source`."""
 
@@ -82,12 +102,14 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How to run a batch; `timeout` is in seconds."""
+    """How to run a batch; `timeout` is in seconds. The last two are those of a job; None for the endpoint's way."""
 
     execution: Execution = Execution.PARALLEL
     on_error: OnError = OnError.CONTINUE
     timeout: float | None = None
     minimal: bool = False
+    delivery: Delivery | None = None
+    callback: Callback | None = None
     """Whether the bodies of items that succeeded are left out (`Prefer: return=minimal`)."""
 
 

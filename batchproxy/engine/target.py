@@ -188,7 +188,6 @@ class Exchange:
         "_reported",
         "_size",
         "_status",
-        "_target",
         "begun",
         "cancelled",
         "deadline",
@@ -197,6 +196,7 @@ class Exchange:
         "item",
         "notes",
         "started",
+        "target",
         "task",
         "untasked",
     )
@@ -210,7 +210,7 @@ class Exchange:
         self.notes: Mapping[str, Any] = _NO_NOTES
         self.begun = self.done = self.cancelled = False
         self.holds_place = True
-        self._target = target
+        self.target = target
         self._ended = ended
         self._most = target.max_response_bytes
         self._received = self._disconnected = self._answered = self._broken = False
@@ -227,10 +227,6 @@ class Exchange:
         return f"Exchange({self.item.index}, {self.item.method}, {state}, status={self._status}, size={self._size})"
 
     @property
-    def target(self) -> AppTarget:
-        return self._target
-
-    @property
     def has_answered(self) -> bool:
         """Whether the app has given the whole answer."""
         return self._answered
@@ -243,7 +239,7 @@ class Exchange:
     def call(self) -> Awaitable[None]:
         """The call of the app, to be awaited once. What it raises goes on; `finish` is for whoever awaits it."""
         self.begun = True
-        target = self._target
+        target = self.target
         return target.app(target.scope(self), self.receive, self.send)
 
     def finish(self) -> None:
@@ -276,7 +272,7 @@ class Exchange:
     def fail(self, failure: Failure, detail: str) -> None:
         """Ends the item without the app's answer, unless it has ended."""
         if not self.done:
-            self._target.budget.left += self._size
+            self.target.budget.left += self._size
             self._end(failed(self.item.index, failure, detail))
 
     def time_out(self, failure: Failure, detail: str) -> None:
@@ -308,7 +304,7 @@ class Exchange:
         if self.done:
             self._refuse_late("http.response.start")
         self._status, self._headers = status, headers
-        size, budget = len(body), self._target.budget
+        size, budget = len(body), self.target.budget
         is_plain = self._length is None and self._reported is None and self._left is None
         if is_plain and 0 < size <= self._most and size <= budget.left:
             self._size = size
@@ -335,7 +331,7 @@ class Exchange:
         elif kind == "http.response.body" and self._status:
             chunk = message.get("body", b"")
             size = len(chunk)
-            budget = self._target.budget
+            budget = self.target.budget
             # Nearly every body comes whole, in one message, and within its limits.
             if (
                 self._chunks is None
@@ -390,7 +386,7 @@ class Exchange:
                 chunk = b""
             size = len(chunk)
             self._size += size
-            budget = self._target.budget
+            budget = self.target.budget
             budget.left -= size
             if (self._size > self._most >= 0) or budget.left < 0:
                 self._overrun(budget)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple, TypeAlias
 
@@ -27,6 +27,7 @@ _OURS = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"
 _WITH_PORT = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*)\]|(?P<v4>[0-9.]+))(?::(?:(?P<port>[0-9]{1,5})|_[\w.\-]+))?"
 )
+_LONGEST_ADDRESS = 64
 _PORTS = {"http": "80", "https": "443"}
 _SCHEMES = {"ws": "http", "wss": "https"}
 # RFC 7239, section 4: pairs of a name and a token or quoted string; looser in what a token holds.
@@ -197,7 +198,12 @@ def hop(text: str) -> Hop | None:
 
 
 def _address(text: str) -> IPAddress | None:
-    if "%" in text or not text.isascii():
+    return None if "%" in text or len(text) > _LONGEST_ADDRESS else _read_address(text)
+
+
+@lru_cache(maxsize=1024)
+def _read_address(text: str) -> IPAddress | None:
+    if not text.isascii():
         return None
     try:
         address = ip_address(text)

@@ -39,9 +39,11 @@ class Untasked:
         """Whether it has been sent; else nothing has happened."""
         exchange = self._exchange
         item = exchange.item
-        request = Outgoing(item.method, target, headers, item.body, None, self._way.deadline())
+        way = self._way
+        deadline = None if way.timeout is None else way.deadline()
+        request = Outgoing(item.method, target, headers, item.body, None, deadline)
         try:
-            passage = self._way.upstream.begin(request, {}, self._arrived)
+            passage = way.upstream.begin(request, {}, self._arrived)
         except ValueError:
             return False  # a mistake of ours, which is told by whoever sends it in a task
         if passage is None:

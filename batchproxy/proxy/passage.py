@@ -35,13 +35,12 @@ class Passage:
         "waited",
     )
 
-    def __init__(
-        self, upstream: LiveUpstream, request: Outgoing, deadline: float | None, notes: dict[str, Any]
-    ) -> None:
+    def __init__(self, upstream: LiveUpstream, request: Outgoing, notes: dict[str, Any]) -> None:
         self.upstream = upstream
         self.request = request
-        self.deadline = deadline
+        self.deadline = request.deadline
         self.notes = notes
+        notes["upstream"] = upstream.name
         self.tried: tuple[Address, ...] = ()
         self.attempts = self.retries = self.status = self.ticket = 0
         self.began = self.waited = 0.0

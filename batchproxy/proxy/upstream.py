@@ -32,6 +32,7 @@ from .transports import (
     Sent,
     Transport,
     UpstreamError,
+    Whole,
 )
 from .transports.choice import make
 
@@ -106,7 +107,9 @@ class LiveUpstream:
         with commas between) and the last `detail`. A deadline of the request is taken for a setting's: whoever does
         not keep it has failed. A client's own deadline is kept by cancelling this call, which blames nobody.
         """
-        passage = self._passage(request, {} if notes is None else notes)
+        passage = Passage(self, request, {} if notes is None else notes)
+        if self._total is not None:
+            passage.deadline = self._sooner(request.deadline)
         if not self._places.take():
             await self._wait(passage)
         return await self._pursue(passage, None)
@@ -118,7 +121,9 @@ class LiveUpstream:
         """
         if self._per_try is not None or not self._breaker.is_closed or not self._places.take():
             return None
-        passage = self._passage(request, notes)
+        passage = Passage(self, request, notes)
+        if self._total is not None:
+            passage.deadline = self._sooner(request.deadline)
         try:
             address, outgoing = self._begin(passage)
         except UpstreamError:
@@ -137,21 +142,18 @@ class LiveUpstream:
             return None
         return passage
 
-    def take_whole(self, passage: Passage) -> tuple[int, tuple[tuple[bytes, bytes], ...], bytes] | None:
-        """Status, end-to-end headers and body of a passage that was begun, if its answer has arrived whole and plain.
-
-        That was its end.
-        """
-        address, answer = passage.address, cast("Begun", passage.answer)
-        assert address is not None
-        headers = answer.end_to_end
-        body = None if headers is None else answer.whole()
-        if headers is None or body is None:
+    def take_whole(self, passage: Passage) -> Whole | None:
+        """What a passage that was begun has brought, if its answer has arrived whole and plain. That was its end."""
+        answer: Begun = passage.answer  # type: ignore[assignment]
+        whole = answer.whole
+        if whole is None:
             return None
-        self._has_head(passage, address, answer)
-        passage.answer = None
+        passage.answer, passage.status = None, whole[0]
+        if passage.status >= 500 or not self._breaker.is_closed:
+            assert passage.address is not None
+            self._weigh(passage, passage.address)
         self.ended(passage, None)
-        return passage.status, headers, body
+        return whole
 
     async def follow(self, passage: Passage) -> Passage:
         """Goes on with a passage that was begun, as `send` does. Raises `UpstreamError`."""
@@ -168,12 +170,6 @@ class LiveUpstream:
         self._breaker.left(passage.ticket)
         address.in_flight -= 1
         self._places.give_back()
-
-    def _passage(self, request: Outgoing, notes: dict[str, Any]) -> Passage:
-        notes["upstream"] = self.name
-        return Passage(
-            self, request, request.deadline if self._total is None else self._sooner(request.deadline), notes
-        )
 
     async def _pursue(self, passage: Passage, begun: Begun | None) -> Passage:
         """Makes one attempt after another, `begun` being the first; the place is given back if none succeeds."""
@@ -300,7 +296,9 @@ class LiveUpstream:
         address = passage.address
         assert address is not None
         if fault is None:
-            self._breaker.succeeded(passage.ticket)
+            breaker = self._breaker
+            if breaker.failures or not breaker.is_closed:
+                breaker.succeeded(passage.ticket)
             if passage.status < 500:
                 address.streak = 0
         else:

@@ -39,6 +39,7 @@ class Way:
     def __init__(self, route: Route, upstream: LiveUpstream) -> None:
         self.route = route
         self.upstream = upstream
+        self.timeout = route.timeout
         self.max_response_bytes = route.max_response_bytes
         limits = [most for most in (route.max_request_bytes, upstream.settings.max_request_bytes) if most is not None]
         self.max_request_bytes = min(limits, default=None)
@@ -122,8 +123,7 @@ class Way:
 
     def deadline(self) -> float | None:
         """By when a request that begins now must have its answer."""
-        timeout = self.route.timeout
-        return None if timeout is None else asyncio.get_running_loop().time() + timeout
+        return None if self.timeout is None else asyncio.get_running_loop().time() + self.timeout
 
     def headers(self, given: Pairs) -> Pairs:
         """Those that the upstream gets; `Host` is the client's, for the upstream to decide about.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 
@@ -86,6 +86,10 @@ class Outgoing(msgspec.Struct):
     """A time of the event loop, by which the whole answer must be there."""
 
 
+Whole: TypeAlias = tuple[int, tuple[tuple[bytes, bytes], ...], bytes]
+"""The status of an answer, its headers but for those that concern the connection or frame it, and its body."""
+
+
 class Answer(Protocol):
     """The head of an answer, and its body piece by piece.
 
@@ -106,11 +110,8 @@ class Answer(Protocol):
 class Begun(Answer, Protocol):
     """The answer to a request that has been sent, and of which nothing may be there yet."""
 
-    end_to_end: tuple[tuple[bytes, bytes], ...] | None
-    """Of a plain answer that has arrived whole: the headers that neither concern the connection nor frame it."""
-
-    def whole(self) -> bytes | None:
-        """All of the body, if it is there already; else None, and `read` gives it."""
+    whole: Whole | None
+    """All of it, if it is plain and has arrived whole; else None, and there is `head`."""
 
     async def head(self) -> Answer:
         """Itself with its head; or, if the connection turned out to be closed, the answer over another one.

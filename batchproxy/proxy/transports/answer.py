@@ -27,6 +27,7 @@ from . import (
     Reason,
     Sent,
     UpstreamError,
+    Whole,
 )
 from .whole import read_whole
 
@@ -63,7 +64,6 @@ class NativeAnswer:
         "_total",
         "answered",
         "arrived",
-        "end_to_end",
         "error",
         "finished",
         "has_head",
@@ -74,6 +74,7 @@ class NativeAnswer:
         "status",
         "unread",
         "waiter",
+        "whole",
     )
 
     def __init__(self, connection: Connection, request: Outgoing, arrived: Callable[[], None] | None = None) -> None:
@@ -83,7 +84,7 @@ class NativeAnswer:
         self.waiter: asyncio.Future[None] | None = connection.loop.create_future() if arrived is None else None
         self.sent = _NOTHING
         self.error: BaseException | None = None
-        self.end_to_end: tuple[tuple[bytes, bytes], ...] | None = None
+        self.whole: Whole | None = None
         self.answered = self.has_head = self.finished = self.reading_paused = False
         self._keeps_alive = self._interim = self._bodiless = self._to_close = False
         self.status = self.unread = self._size = self._total = 0
@@ -144,13 +145,6 @@ class NativeAnswer:
             self.reading_paused = False
             self._connection.resume_reading()
         return body
-
-    def whole(self) -> bytes | None:
-        """All of the body, if it is there already; else None, and `read` gives it."""
-        if not self.finished or self.error is not None:
-            return None
-        pieces, self._pieces = self._pieces, []
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def close(self) -> None:
         """Frees the connection: kept if the answer has been read to its end, else cut. May be called twice."""
@@ -215,10 +209,11 @@ class NativeAnswer:
         if self.request.method == "HEAD":
             return False
         pool = self._connection.pool
-        whole = read_whole(data, pool.max_header_bytes)
-        if whole is None or (pool.max_body_bytes is not None and len(whole[3]) > pool.max_body_bytes):
+        read = read_whole(data, pool.max_header_bytes)
+        if read is None or (pool.max_body_bytes is not None and len(read[1][2]) > pool.max_body_bytes):
             return False
-        self.status, self.headers, self.end_to_end, body = whole
+        self.headers, self.whole = read
+        self.status, _, body = self.whole
         if body:
             self._pieces.append(body)
         self.answered = self.has_head = self.finished = True

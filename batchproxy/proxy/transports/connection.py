@@ -36,6 +36,8 @@ class Connection(asyncio.Protocol):
         self.sender: asyncio.Task[None] | None = None
         self.parser: Any = None
         self._transport: asyncio.Transport | None = None
+        self.is_closing: Callable[[], bool] = _is_not_open
+        """Whether it cannot be used any more, or not yet: the transport's own word, without a call between."""
         self._deadline = _NEVER
         self._armed = _NEVER
         self._timer: asyncio.TimerHandle | None = None
@@ -43,14 +45,11 @@ class Connection(asyncio.Protocol):
         self._is_full = False
         self._unwritten = 0
 
-    @property
-    def is_usable(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing()
-
     # From asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.is_closing = transport.is_closing
         self.pool.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -134,7 +133,7 @@ class Connection(asyncio.Protocol):
         """
         transport, answer = self._transport, NativeAnswer(self, request, arrived)
         assert transport is not None
-        if transport.is_closing():
+        if self.is_closing():
             answer.fail(RESET_BEFORE_RESPONSE, "the connection had been closed")
             return answer
         self.answer = answer
@@ -230,11 +229,11 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def pause_reading(self) -> None:
-        if self.is_usable:
+        if not self.is_closing():
             cast(asyncio.Transport, self._transport).pause_reading()
 
     def resume_reading(self) -> None:
-        if self.is_usable:
+        if not self.is_closing():
             cast(asyncio.Transport, self._transport).resume_reading()
 
     # Time: a later deadline only changes a number, the timer finds out when it fires
@@ -272,3 +271,7 @@ class Connection(asyncio.Protocol):
             return False
         self._partly_sent(answer)
         return True
+
+
+def _is_not_open() -> bool:
+    return True

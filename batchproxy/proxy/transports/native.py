@@ -133,7 +133,7 @@ class NativeTransport:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if connection.is_usable:
+            if not connection.is_closing():
                 return connection
         return None
 
@@ -258,7 +258,7 @@ class NativeTransport:
 
     def released(self, connection: Connection) -> None:
         """The exchange on this connection is over, and it can serve another."""
-        if self._closed or connection.era != self._era or not connection.is_usable:
+        if self._closed or connection.era != self._era:
             connection.abort()
             return
         while self._waiting:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from ...engine.headers import ANSWER_NAMES, is_token
+from . import Whole
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) [\t -~]*")
 _VALUE = re.compile(rb"[\t -~\x80-\xff]*")
@@ -25,10 +26,6 @@ _PASSED, _LENGTH, _KEEP_ALIVE, _UNCLEAR = range(4)
 
 _Pair = tuple[bytes, bytes]
 _NO_PAIR: _Pair = (b"", b"")
-
-
-Whole = tuple[int, list[_Pair], tuple[_Pair, ...], bytes]
-"""Status, headers, those of them that concern the reader without the length, and the body."""
 
 
 class _StatusLines(dict[bytes, int]):
@@ -76,8 +73,8 @@ _status_lines = _StatusLines()
 _lines = _Lines()
 
 
-def read_whole(data: bytes, most_of_head: int) -> Whole | None:
-    """The answer to a request other than HEAD, if these bytes are all of it; else None."""
+def read_whole(data: bytes, most_of_head: int) -> tuple[list[_Pair], Whole] | None:
+    """The answer to a request other than HEAD, if these bytes are all of it, and all its headers; else None."""
     head, end, body = data.partition(b"\r\n\r\n")
     if not end or len(head) > most_of_head:
         return None
@@ -97,4 +94,4 @@ def read_whole(data: bytes, most_of_head: int) -> Whole | None:
             length = number
         elif kind != _KEEP_ALIVE:
             return None
-    return (status, headers, tuple(end_to_end), body) if length == len(body) else None
+    return (headers, (status, tuple(end_to_end), body)) if length == len(body) else None
