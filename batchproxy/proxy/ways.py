@@ -130,6 +130,8 @@ class Way:
 
         The same tuple for the same headers: most items of a batch have the same, and what follows knows it by that.
         """
+        if given is self._given:
+            return self._kept
         given = tuple(given)
         if given != self._given:
             drops = self._drops

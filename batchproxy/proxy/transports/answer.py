@@ -212,7 +212,8 @@ class NativeAnswer:
         read = read_whole(data, pool.max_header_bytes)
         if read is None or (pool.max_body_bytes is not None and len(read[1][2]) > pool.max_body_bytes):
             return False
-        self.headers, self.whole = read
+        headers, self.whole = read
+        self.headers = list(headers)
         self.status, _, body = self.whole
         if body:
             self._pieces.append(body)

@@ -10,12 +10,17 @@ from hypothesis import example, given, settings, strategies as st
 
 from batchproxy.proxy.transports import Outgoing, UpstreamError
 from batchproxy.proxy.transports.connection import Connection
-from batchproxy.proxy.transports.whole import read_whole
+from batchproxy.proxy.transports.whole import _heads, read_whole
 
 from ..scripted import Peer, response, upstream
 from .exchanging import get, on_both_loops, transport, whole
 
 MOST = 64 * 1024
+
+
+def remembered() -> dict[bytes, Any]:
+    """Heads of answers that need not be read a second time."""
+    return dict(_heads)
 
 
 class Wire(asyncio.Transport):
@@ -189,6 +194,19 @@ def test_the_limits_hold() -> None:
     for more in ({"max_response_bytes": 1}, {"max_response_header_bytes": 10}):
         assert outcome("GET", PLAIN, **more) == outcome("GET", PLAIN[:50], PLAIN[50:], **more)
         assert outcome("GET", PLAIN, **more)[3] in ("response-too-large", "bad-response")
+
+
+def test_neither_secrets_nor_large_heads_are_remembered() -> None:
+    """An answer that comes again is the same; what is kept of it until then is small, and no cookie."""
+    before = set(remembered())
+    cookie = PLAIN.replace(b"Server: s", b"Set-Cookie: session=7")
+    large = PLAIN.replace(b"Server: s", b"X-Large: " + b"s" * 1024)
+    for data in (cookie, large, PLAIN):
+        assert outcome("GET", data) == outcome("GET", data)
+    assert set(remembered()) - before <= {PLAIN.partition(b"\r\n\r\n")[0]}
+    for number in range(2000):
+        assert read_whole(PLAIN.replace(b"Server: s", b"Server: %d" % number), MOST) is not None
+        assert len(remembered()) <= 512
 
 
 @on_both_loops
