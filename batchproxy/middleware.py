@@ -15,7 +15,7 @@ from .engine.events import Observer
 from .engine.execute import Run
 from .engine.in_flight import InFlight
 from .engine.model import ASGIApp, Receive, Scope, Send
-from .engine.target import EXTENSION, Entry, Exchange, exchange_of
+from .engine.target import EXTENSION, Call, Entry, Exchange, Take, exchange_of
 from .entry import entry, is_layer, mount_of
 from .lifespan import Lodger
 
@@ -81,6 +81,8 @@ class BatchMiddleware:
         self._outermost: object = None
         self._jobs: JobService | None = None
         self._job_paths: list[tuple[str, Endpoint]] = []
+        takes = hasattr(type(app), "take_batch_item")
+        self._jobless: ASGIApp = (_JoblessTaking if takes else _Jobless)(app, self._is_of_jobs)
         try:
             self._endpoints = _endpoints(path, endpoints, settings)
             if jobs is not None:
@@ -177,18 +179,12 @@ class BatchMiddleware:
     def _entry(self, scope: Scope) -> Entry:
         """Where items enter; jobs are as little within their reach as batches are."""
         found = entry(scope, self, self.app, self._lifespan_state)
-        return found if self._jobs is None or found.app is not self.app else found._replace(app=self._app_without_jobs)
+        return found if self._jobs is None or found.app is not self.app else found._replace(app=self._jobless)
 
     def _job_entry(self, root_path: str) -> Entry:
         """As `_entry`, for items whose batch has no connection any more."""
         scope: Scope = {"root_path": root_path, "state": self._lifespan_state}
         return self._entry(scope if self._outermost is None else {**scope, "app": self._outermost})
-
-    def _app_without_jobs(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        exchange = exchange_of(scope)
-        if exchange is not None and self._is_of_jobs(scope):
-            return _refuse_nested(exchange, send)
-        return self.app(scope, receive, send)
 
     def drain(self, grace: float) -> None:
         """At shutdown: moves the deadline of every running batch to `grace` seconds from now, unless it is earlier."""
@@ -224,6 +220,35 @@ class BatchMiddleware:
             self._mount = mount_of(scope)
             path = path[len(self._mount) :]
         return path
+
+
+class _Jobless:
+    """The wrapped app as items see it, which have jobs as little within their reach as batches."""
+
+    def __init__(self, app: ASGIApp, is_of_jobs: Callable[[Scope], bool]) -> None:
+        self._app = app
+        self._is_of_jobs = is_of_jobs
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        exchange = exchange_of(scope)
+        if exchange is not None and self._is_of_jobs(scope):
+            return _refuse_nested(exchange, send)
+        return self._app(scope, receive, send)
+
+
+class _JoblessTaking(_Jobless):
+    """Of an app that takes items on without a task."""
+
+    def __init__(self, app: Any, is_of_jobs: Callable[[Scope], bool]) -> None:
+        super().__init__(app, is_of_jobs)
+        self._take: Take = app.take_batch_item
+
+    def take_batch_item(self, exchange: Exchange, go_on: Callable[[Exchange, Call], None]) -> bool:
+        path = exchange.item.path
+        # Whatever is not plainly somewhere else is looked at when it is called.
+        if b"%" in path or exchange.target.root_path or self._is_of_jobs({"path": path.decode("ascii")}):
+            return False
+        return self._take(exchange, go_on)
 
 
 def _endpoints(path: str, given: Sequence[Endpoint] | None, settings: dict[str, Any]) -> dict[str, Endpoint]:

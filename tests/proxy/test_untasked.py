@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from batchproxy.engine.events import BatchEnded, ItemEnded
 from batchproxy.engine.model import ASGIApp, Message, Receive, Scope, Send
 from batchproxy.engine.routing import Route, RouteTable
 from batchproxy.engine.target import Exchange
+from batchproxy.jobs.resources import JobsSettings
+from batchproxy.jobs.store import StoreSettings
 from batchproxy.proxy.app import ReverseProxy
 from batchproxy.proxy.passage import Passage
 from batchproxy.proxy.settings import Retry, Timeouts, Upstream
@@ -193,6 +196,21 @@ async def test_without_a_task() -> None:
         assert b"x-own: 1\r\n" in behind.peers[0].received
         assert behind.peers[0].received.endswith(b'content-length: 8\r\n\r\n{"b": 2}')
         assert len(behind.peers) == 1
+
+
+@on_a_loop
+async def test_beside_jobs(tmp_path: Path) -> None:
+    """Jobs change nothing about that, and are out of reach in this way, too."""
+    jobs = JobsSettings(store=StoreSettings(url=f"sqlite:///{tmp_path}/jobs.db"))
+    async with scene(endpoint={"jobs": jobs}) as (app, _, script, _):
+        for expected in (1, 0):
+            [entry] = await batch(app, [{"path": "/plain"}])
+            assert entry["status"] == 200
+            assert script.tasks.pop(b"/plain") == expected
+        for path in ("/batch/jobs", "/batch/jobs/7/cancel", "/batch%2Fjobs", "/%62atch/jobs"):
+            [entry] = await batch(app, [{"path": path, "method": "POST"}])
+            assert (entry["status"], entry["error"]) == (400, "nested_batch")
+        assert script.tasks == {}
 
 
 @pytest.mark.parametrize("loop", LOOPS)
