@@ -84,7 +84,7 @@ class BatchMiddleware:
         takes = hasattr(type(app), "take_batch_item")
         self._jobless: ASGIApp = (_JoblessTaking if takes else _Jobless)(app, self._is_of_jobs)
         try:
-            self._endpoints = _endpoints(path, endpoints, settings)
+            self._endpoints = _endpoints(path, endpoints, settings, least=int(jobs is None))
             if jobs is not None:
                 self._jobs = _service(jobs, list(self._endpoints.values()), self._job_entry, self._observers)
                 self._job_paths = [(path + JOBS, endpoint) for path, endpoint in self._endpoints.items()]
@@ -251,7 +251,10 @@ class _JoblessTaking(_Jobless):
         return self._take(exchange, go_on)
 
 
-def _endpoints(path: str, given: Sequence[Endpoint] | None, settings: dict[str, Any]) -> dict[str, Endpoint]:
+def _endpoints(
+    path: str, given: Sequence[Endpoint] | None, settings: dict[str, Any], *, least: int
+) -> dict[str, Endpoint]:
+    """By their paths. There may be none where there are other APIs over jobs."""
     known = [each.name for each in fields(Endpoint)]
     for name in settings:
         if name not in known:
@@ -262,7 +265,7 @@ def _endpoints(path: str, given: Sequence[Endpoint] | None, settings: dict[str, 
         return {path: Endpoint(path=path, **settings)}
     if settings or path != "/batch":
         raise SettingError("endpoints", given, "expected no other settings beside it: each Endpoint has its own")
-    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+    if isinstance(given, str) or not isinstance(given, Sequence) or len(given) < least:
         raise SettingError("endpoints", given, "expected a list of Endpoint objects")
     found: dict[str, Endpoint] = {}
     for endpoint in given:

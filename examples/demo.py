@@ -1,4 +1,5 @@
-"""Batches to an app with the middleware, then the same batches to an app that cannot have it, through the proxy.
+"""Batches to an app with the middleware, then the same batches to an app that cannot have it, through the proxy; then a
+job for that, which survives one of its workers.
 
 Afterwards both keep serving: python -m examples.demo [--once]
 """
@@ -11,7 +12,7 @@ import sys
 import time
 from http.client import HTTPException
 
-from examples.legacy import demo as legacy
+from examples.legacy import demo as legacy, jobs
 from examples.shop import demo as shop, terminal
 from examples.shop.tour import tour
 
@@ -20,17 +21,19 @@ FAULTS = (OSError, HTTPException, ValueError, AssertionError, legacy.Failed)
 
 def main() -> int:
     arguments = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__)
-    arguments.add_argument("--once", action="store_true", help="end after the batches")
+    arguments.add_argument("--once", action="store_true", help="end after the batches and the job")
     once = arguments.parse_args().once
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         with shop.served() as (process, first):
             terminal.title("1. A shop with the middleware: FastAPI and one line")
             tour(first)
-            with legacy.served() as (processes, second):
+            with legacy.served() as (processes, second, alone):
                 terminal.title("2. An older shop behind the proxy: WSGI, and not a line of it changed")
                 legacy.introduce(processes)
                 tour(second)
+                terminal.title("3. A job for the older shop: two workers, one of which is killed")
+                jobs.tour(alone)
                 if not once:
                     terminal.heading("Both shops stay open until Ctrl-C; try")
                     shop.invite(first)

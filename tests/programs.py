@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The Debian packages that have them.
 PACKAGES = {
     "caddy": "caddy",
+    "curl": "curl",
     "kubectl": "kubernetes-client",
     "nginx": "nginx",
     "node": "nodejs",

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from batchproxy.jobs.resources.service import JobService
+from batchproxy.jobs.store import StoreSettings, opened
+from batchproxy.jobs.working import JobWorker, WorkSettings
+from benchmarks import report
 from benchmarks.instructions import Accepted, judged, libraries
+from benchmarks.jobs.apps import quick
+from benchmarks.jobs.in_the_app import LARGE, LINE_BYTES, large_lines
+from benchmarks.jobs.workers import ended, submitted
 from benchmarks.readings import QUICK, Curve, Effort, Goal, Measure, Outcome, Reading, Section
-from benchmarks.results import Measured, Row
+from benchmarks.results import Measured, Row, Run, row_of
 from benchmarks.rounds import Ratio
 from benchmarks.running import measured
+from tests.documents import tables
+from tests.proxy.on_a_loop import on_a_loop
 
 
 def reading(row: str, figure: float = 1.0) -> Reading:
@@ -84,6 +95,43 @@ def test_the_names_of_the_suite_are_clear() -> None:
         others = {name for other in SECTIONS if other is not section for name in other.measures}
         assert section.name not in others
         assert {*section.anywhere, *section.plain_loop, *section.thorough} <= section.measures.keys()
+
+
+def test_what_others_reached_is_told_beside_the_row() -> None:
+    """It is kept with the row, and has a column of its own where there is any."""
+    goal = Goal(text="the first", elsewhere="9 of theirs")
+    row = row_of(reading("first"), goal)
+    assert row.elsewhere == "9 of theirs"
+    section = Section(name="section", title="Section", measures={"one": works}, goals={"first": goal}, anywhere={"one"})
+    found = measured(section, "one", QUICK, "quick", lambda _: None)
+    run = Run(machine={}, versions={}, measured=[replace(found, curves=())])
+    [table] = tables(report.page("<!-- measured: section -->\n<!-- end -->\n", run))
+    assert [line[-1] for line in table] == ["elsewhere", "9 of theirs"]
+
+
+# Jobs
+
+
+@pytest.mark.parametrize("items", [1, 205])
+@on_a_loop
+async def test_jobs_of_the_suite_are_those_of_an_endpoint(items: int, tmp_path: Path) -> None:
+    """A worker that knows the jobs of an app does all items of one that the suite has put into its store."""
+    assert isinstance(quick.jobs, JobService)
+    settings = WorkSettings(poll=0.05, concurrency=64)
+    async with opened(StoreSettings(url=f"sqlite:///{tmp_path}/jobs.db")) as store:
+        async with JobWorker(store, quick.jobs.kinds, settings):
+            job = await ended(store, await submitted(store, items))
+        assert (job.counts.ok, job.owner) == (items, "ann")
+        page = await store.results.in_order(job.id, "ann", limit=1)
+        assert len(page.results[0].body) > 800
+
+
+def test_large_lines_are_as_large_as_they_are_said_to_be() -> None:
+    """Their number and size are declared before they are sent."""
+    first, *others = large_lines()
+    assert (len(first), len(others) + 1) == (100 * LINE_BYTES, LARGE // 100)
+    assert {len(line) for line in first.splitlines(keepends=True)} == {LINE_BYTES}
+    assert {len(piece) for piece in others} == {len(first)}
 
 
 # Instructions

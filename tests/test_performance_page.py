@@ -31,6 +31,8 @@ def test_every_figure_is_on_the_page() -> None:
     shown = {tuple(row[:4]) for table in tables(TEXT) for row in table}
     measured = [row for each in RUN.measured for row in each.rows]
     assert {(row.label, row.text, row.limit, f"{row.ratio.middle:.2f}") for row in measured} <= shown
+    beside = {row[-1] for table in tables(TEXT) for row in table}
+    assert {row.elsewhere for row in measured if row.elsewhere} <= beside
     assert pictures(TEXT) == [report.PICTURES / f"{curve.name}.png" for each in RUN.measured for curve in each.curves]
 
 

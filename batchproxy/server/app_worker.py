@@ -1,5 +1,7 @@
 """A worker for the jobs of somebody's own app: the app lives as in a server, and only items of jobs enter it.
 
+Store, work and webhooks are as the app's own settings say.
+
 Knows: the lifespan, and where in an app our middleware is. Must not know: requests.
 """
 
@@ -8,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
@@ -15,7 +19,8 @@ import uvicorn
 from ..engine.errors import SettingError
 from ..jobs.resources.service import JobService
 from ..jobs.store import StoreError, StoreSettings, opened
-from ..jobs.working import JobWorker, WorkSettings
+from ..jobs.webhooks import WebhookSender
+from ..jobs.working import JobWorker
 from ..middleware import BatchMiddleware
 from ..observe.process_log import close_log, set_up
 from .configuration.checking import imported
@@ -27,9 +32,10 @@ logger = logging.getLogger("batchproxy")
 _MOST_LAYERS = 1000
 
 
-def work(name: str, store: str, concurrency: int, *, level: str, form: str) -> int:
-    """Works until it is told to end; the exit code. Raises `SettingError`."""
-    settings = StoreSettings(url=store)
+def work(name: str, store: str | None, concurrency: int | None, *, level: str, form: str) -> int:
+    """Works until it is told to end; the exit code. None is what the app says. Raises `SettingError`."""
+    if store is not None:
+        StoreSettings(url=store)
     log = Log(level=level, format=form)  # type: ignore[arg-type]
     try:
         app = imported(name)
@@ -38,12 +44,12 @@ def work(name: str, store: str, concurrency: int, *, level: str, form: str) -> i
         raise SettingError("--app", name, f"expected a module and its app: {type(fault).__name__}: {fault}") from None
     set_up(log.level, log.format)
     try:
-        return run(_live(app, settings, WorkSettings(concurrency=concurrency, chunks=max(concurrency, 4))))
+        return run(_live(app, store, concurrency))
     finally:
         close_log()
 
 
-async def _live(app: Any, settings: StoreSettings, work: WorkSettings) -> int:
+async def _live(app: Any, url: str | None, concurrency: int | None) -> int:
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
@@ -59,7 +65,16 @@ async def _live(app: Any, settings: StoreSettings, work: WorkSettings) -> int:
         if service is None:
             logger.error("start.failed: there is no BatchMiddleware with jobs around or in the app")
             return 1
-        async with opened(settings) as store, JobWorker(store, service.kinds, work):
+        settings = service.settings
+        kept = settings.store if url is None else replace(settings.store, url=url)
+        work = settings.work
+        if concurrency is not None:
+            work = replace(work, concurrency=concurrency, chunks=max(concurrency, work.chunks))
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(opened(kept))
+            if settings.webhooks is not None:
+                await stack.enter_async_context(WebhookSender(store, settings.webhooks))
+            await stack.enter_async_context(JobWorker(store, service.kinds, work))
             logger.info("working: on jobs of %s", ", ".join(kind.name for kind in service.kinds))
             await asked.wait()
             logger.info("stopping")

@@ -54,25 +54,58 @@ class Fleet(Protocol):
         """Has a result when nobody serves any more, though nobody asked for it."""
 
 
-class Alone:
+class Single:
+    """What those have in common for whom this very process does it."""
+
+    def __init__(self) -> None:
+        self._process: Process
+        self._lines: Lines | None = None
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def _begin(self, loaded: Loaded, number: int, *, works: bool | None = None) -> None:
+        """Raises `Refused`."""
+        settings = loaded.config.server.log
+        log: AccessLog | None = None
+        if settings.access:
+            log, self._lines = access_log(settings.format, items=settings.items)
+        self._process = await begun(loaded, number, log, works=works)
+
+    async def apply(self, loaded: Loaded, number: int) -> None:
+        try:
+            self._process.apply(loaded, number)
+        except Exception as fault:
+            raise Refused(_told(fault)) from fault
+
+    def check(self, loaded: Loaded) -> None:
+        """Whether `apply` would work. Raises `Refused`."""
+        try:
+            self._process.check(loaded)
+        except Exception as fault:
+            raise Refused(_told(fault)) from fault
+
+    async def state(self) -> list[dict[str, Any]]:
+        return [self._process.state()]
+
+    async def unavailable(self) -> set[str]:
+        return set(self._process.unavailable)
+
+    async def jobs(self) -> str | None:
+        return self._process.trouble_with_jobs
+
+
+class Alone(Single):
     """This process serves."""
 
     def __init__(self, listening: socket.socket) -> None:
+        super().__init__()
         self._listening = listening
-        self._process: Process
         self._server: HttpServer
         self._serving: asyncio.Task[None]
-        self._lines: Lines | None = None
         self._watch = LoopWatch(asyncio.get_running_loop())
-        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def start(self, loaded: Loaded, number: int = 1) -> None:
-        settings = loaded.config.server
-        log: AccessLog | None = None
-        if settings.log.access:
-            log, self._lines = access_log(settings.log.format, items=settings.log.items)
-        self._process = await begun(loaded, number, log)
-        self._server = main_server(self._process, settings)
+        await self._begin(loaded, number)
+        self._server = main_server(self._process, loaded.config.server)
         self._serving = asyncio.get_running_loop().create_task(
             self._server.serve(sockets=[self._listening]), name="batchproxy server"
         )
@@ -93,30 +126,8 @@ class Alone:
             fault = None if serving.cancelled() else serving.exception()
             self.failed.set_result("the server ended" if fault is None else repr(fault))
 
-    async def apply(self, loaded: Loaded, number: int) -> None:
-        try:
-            self._process.apply(loaded, number)
-        except Exception as fault:
-            raise Refused(_told(fault)) from fault
-
-    def check(self, loaded: Loaded) -> None:
-        """Whether `apply` would work. Raises `Refused`."""
-        try:
-            self._process.check(loaded)
-        except Exception as fault:
-            raise Refused(_told(fault)) from fault
-
     async def is_serving(self) -> bool:
         return not self._serving.done()
-
-    async def state(self) -> list[dict[str, Any]]:
-        return [self._process.state()]
-
-    async def unavailable(self) -> set[str]:
-        return set(self._process.unavailable)
-
-    async def jobs(self) -> str | None:
-        return self._process.trouble_with_jobs
 
     def drain(self) -> None:
         self._process.is_draining = True
@@ -137,40 +148,16 @@ class Alone:
             self._lines.close(0.2)
 
 
-class Working:
+class Working(Single):
     """This process works on jobs, and takes no requests."""
-
-    def __init__(self) -> None:
-        self._process: Process
-        self._lines: Lines | None = None
-        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def start(self, loaded: Loaded, number: int = 1) -> None:
         if loaded.config.jobs is None:
             raise Refused("the configuration has no `jobs`")
-        settings = loaded.config.server.log
-        log: AccessLog | None = None
-        if settings.access:
-            log, self._lines = access_log(settings.format, items=settings.items)
-        self._process = await begun(loaded, number, log, works=True)
-
-    async def apply(self, loaded: Loaded, number: int) -> None:
-        try:
-            self._process.apply(loaded, number)
-        except Exception as fault:
-            raise Refused(_told(fault)) from fault
+        await self._begin(loaded, number, works=True)
 
     async def is_serving(self) -> bool:
         return True
-
-    async def state(self) -> list[dict[str, Any]]:
-        return [self._process.state()]
-
-    async def unavailable(self) -> set[str]:
-        return set(self._process.unavailable)
-
-    async def jobs(self) -> str | None:
-        return self._process.trouble_with_jobs
 
     def drain(self) -> None:
         """There is nobody whose connection could end."""

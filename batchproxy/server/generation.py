@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..engine.errors import SettingError
 from ..engine.events import Observer
 from ..engine.in_flight import InFlight
 from ..engine.model import ASGIApp, Receive, Scope, Send
@@ -43,9 +44,14 @@ class Generation:
         self.loaded = loaded
         self.upstreams = {name: LiveUpstream(name, settings) for name, settings in config.upstreams.items()}
         table = RouteTable(config.all_routes)
-        endpoints = [replace(endpoint, in_flight=in_flight, routes=table) for endpoint in config.endpoints]
+        endpoints = [replace(endpoint, in_flight=in_flight, routes=table) for endpoint in config.batch_endpoints]
         proxy = ReverseProxy(table, self.upstreams, forwarding=None)
-        self.served: ServedJobs | None = None if jobs is None else jobs.of(config.jobs)
+        self.served: ServedJobs | None = None
+        if jobs is None and config.apis:
+            expected = "expected a restart, for this process has begun without `jobs`"
+            raise SettingError("dialect", config.apis[0].dialect, expected)
+        if jobs is not None:
+            self.served = jobs.of(config.jobs, [replace(api.made(), routes=table) for api in config.apis])
         self._middleware = BatchMiddleware(proxy, endpoints=endpoints, observers=observers, jobs=self.served)
         server = config.server
         self.app: ASGIApp = Entrance(

@@ -14,7 +14,7 @@ from ..jobs.resources import box_of
 from ..jobs.store import StoreError
 from ..jobs.store.places import NETWORK, check_place, file_system
 from ..jobs.webhooks.signing import Secrets
-from .job_settings import KEY_VARIABLE, Jobs
+from .job_settings import KEY_VARIABLE, SECRET, Jobs
 
 
 def faults(jobs: Jobs) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -30,11 +30,14 @@ def faults(jobs: Jobs) -> Iterator[tuple[tuple[str, ...], str]]:
         try:
             Secrets(jobs.webhooks.made())
         except SettingError as fault:
-            yield ("webhooks", "signing"), f"`signing` cannot be used, {fault.expected}"
+            key = "signing" if fault.setting == f"secrets.{SECRET}" else "callbacks"
+            yield ("webhooks", key), f"`{key}` cannot be used, {fault.expected}"
 
 
 def _of_place(jobs: Jobs) -> Iterator[tuple[tuple[str, ...], str]]:
     settings = jobs.store.made()
+    if settings.bucket is not None and find_spec("botocore") is None:
+        yield ("store", "blobs"), "`blobs` cannot be used, expected batchproxy[s3] to be installed"
     if settings.is_postgresql:
         if find_spec("asyncpg") is None:
             yield ("store", "url"), "`url` cannot be used, expected batchproxy[postgres] to be installed"

@@ -7,7 +7,7 @@ not before: a process without jobs needs nothing that they need.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -38,6 +38,8 @@ class Store(Settings):
     """None for a file of SQLite in the folder of state; see `default_file`."""
     hosts: int = count(1)
     blobs: str | None = None
+    blobs_endpoint: str | None = None
+    blobs_region: str | None = None
     connections: int = count(8)
     wait: Seconds = seconds(5)
     lease: Seconds = seconds(30)
@@ -61,36 +63,62 @@ class Store(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shared(Settings):
+    """What all workers together may ask of one upstream."""
+
+    rate: int | None = optional_count()
+    per: Seconds = seconds(1)
+    burst: int | None = optional_count()
+    max_in_flight: int | None = optional_count()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rate is None and self.burst is not None:
+            raise SettingError("burst", self.burst, "expected a `rate` along with it")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Work(Settings):
-    """How a process works on jobs."""
+    """How a process works on jobs. How long it takes to end, the process says: `server.grace`."""
 
     embedded: bool = True
     concurrency: int = count(4)
     chunks: int = count(4)
+    stages: int = count(2)
     poll: Seconds = seconds(2)
+    watch: Seconds = seconds(1)
+    sweep: Seconds = seconds(60)
     item_timeout: Seconds = seconds(60)
     attempts: int = count(5)
+    rests: int = count(1000)
     first_backoff: Seconds = seconds(1)
     longest_backoff: Seconds = seconds(300)
     longest_rest: Seconds = seconds(_DAY / 24)
+    limits: Mapping[str, Shared] = field(default_factory=dict)
+    """By the names of upstreams."""
+    watchdog: int = count(3)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_flag("embedded", self.embedded)
 
     def made(self) -> WorkSettings:
+        from ..jobs.store import Limits
         from ..jobs.working import WorkSettings
 
-        return WorkSettings(**{name: value for name, value in _own(self).items() if name != "embedded"})
+        own = {name: value for name, value in _own(self).items() if name not in ("embedded", "limits")}
+        return WorkSettings(**own, limits={name: Limits(**_own(each)) for name, each in self.limits.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Webhooks(Settings):
-    """Who is told of the end of every job."""
+    """Who is told of the end of jobs: `url` of every one, and callers who ask for it, where there are `callbacks`."""
 
-    url: str
-    signing: Collection[str]
+    url: str | None = None
+    signing: Collection[str] = ()
     """References to secrets, never secrets."""
+    callbacks: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """The same for callers, by the names that they use."""
     http: bool = False
     ports: Collection[int] = ()
     allow: Collection[str] = ()
@@ -99,9 +127,17 @@ class Webhooks(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.signing:
+        if self.url is None and not self.callbacks:
+            raise SettingError("url", self.url, "expected a URL that is told of every job, or `callbacks` for callers")
+        if self.url is None and self.signing:
+            raise SettingError("signing", self.signing, "expected a `url` that is told; callers have `callbacks`")
+        if self.url is not None and not self.signing:
             raise SettingError("signing", self.signing, "expected at least one env:NAME or file:/path")
+        if isinstance(self.callbacks, Mapping) and SECRET in self.callbacks:
+            raise SettingError("callbacks", SECRET, "expected another name: this one is that of `signing`")
         settings = self.made()
+        if self.url is None:
+            return
         from ..jobs.webhooks import WebhookRefused, checked
 
         try:
@@ -111,15 +147,23 @@ class Webhooks(Settings):
             raise SettingError("url", "…", f"expected a URL that may be told: {refused}") from None
 
     def made(self) -> WebhookSettings:
-        """Raises `SettingError`."""
+        """What a sender needs. Raises `SettingError`."""
+        return self._made({SECRET: self.signing, **self.callbacks} if self.signing else self.callbacks)
 
+    def of_callers(self) -> WebhookSettings | None:
+        """What is judged by what callers ask for; None if they may not ask. Raises `SettingError`."""
+        return self._made(self.callbacks) if self.callbacks else None
+
+    def _made(self, secrets: Mapping[str, Collection[str]]) -> WebhookSettings:
         def make() -> WebhookSettings:
             from ..jobs.webhooks import WebhookSettings
 
-            own = {name: value for name, value in _own(self).items() if name not in ("url", "signing")}
-            return WebhookSettings(secrets={SECRET: self.signing}, **own)
+            ours = ("url", "signing", "callbacks")
+            own = {name: value for name, value in _own(self).items() if name not in ours}
+            return WebhookSettings(secrets=secrets, **own)
 
-        return _made(make, "url", {f"secrets.{SECRET}": "signing", "secrets": "signing"})
+        names = {f"secrets.{name}": "signing" if name == SECRET else "callbacks" for name in secrets}
+        return _made(make, "url", {"secrets": "callbacks", **names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +177,7 @@ class Jobs(Settings):
     key_file: str | None = None
     plain_headers: Collection[str] = ()
     delivery: Literal["at_most_once", "at_least_once"] = "at_most_once"
+    endpoint_delivery: Mapping[str, Literal["at_most_once", "at_least_once"]] = field(default_factory=dict)
     max_items: int = count(50_000)
     max_bytes: Bytes = count(200_000_000)
     upload_timeout: Seconds = seconds(3600)
@@ -160,7 +205,7 @@ class Jobs(Settings):
             from ..jobs.resources import JobsSettings
             from ..jobs.working import Delivery
 
-            ours = ("endpoints", "key_file", "webhooks", "worker", "store", "delivery")
+            ours = ("endpoints", "key_file", "webhooks", "worker", "store", "delivery", "endpoint_delivery")
             own = {name: value for name, value in _own(self).items() if name not in ours}
             return JobsSettings(
                 **own,
@@ -168,6 +213,8 @@ class Jobs(Settings):
                 secret_key_file=self.key_file,
                 worker=False,
                 delivery=Delivery(self.delivery),
+                endpoint_delivery={path: Delivery(said) for path, said in self.endpoint_delivery.items()},
+                webhooks=None if self.webhooks is None else self.webhooks.of_callers(),
             )
 
         return _made(make, "principal", {"secret_key_file": "key_file"})

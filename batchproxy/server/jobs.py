@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -28,9 +28,9 @@ from ..jobs.resources.describing import described, operations
 from ..jobs.resources.problems import NoSuchJob, Unavailable
 from ..jobs.resources.resources import is_lines_type
 from ..jobs.resources.wishes import preferences
-from ..jobs.store import Claim, Job, JobsError, JobStore, Message, StoreError, opened
+from ..jobs.store import Claim, Job, JobsError, JobState, JobStore, Message, StoreError, opened
 from ..jobs.webhooks import WebhookSender, message_for
-from ..jobs.working import Finish, JobBatch, JobKind, JobWorker, Unready
+from ..jobs.working import Failed, Finish, JobBatch, JobKind, JobWorker, Unready
 from .job_settings import SECRET, Jobs
 
 logger = logging.getLogger("batchproxy")
@@ -85,7 +85,6 @@ class ProcessJobs:
         self._is_starting = True
         self._stopping = asyncio.Event()
         self._closing = asyncio.Event()
-        self._kinds_changed = asyncio.Event()
         self._grace = 0.0
         self._working: asyncio.Task[None] | None = None
         self._living: asyncio.Task[None] | None = None
@@ -200,45 +199,35 @@ class ProcessJobs:
     # The work
 
     async def _work(self, store: JobStore) -> None:
-        """Until it is to stop; a worker of its own for each set of endpoints."""
+        """Until it is to stop."""
         async with AsyncExitStack() as stack:
             if self._works and self.settings.webhooks is not None:
                 settings = replace(self.settings.webhooks.made(), grace=_LAST_WORDS / 2)
                 await stack.enter_async_context(WebhookSender(store, settings))
-            while self._works and not self._stopping.is_set():
-                self._kinds_changed.clear()
-                await self._work_for(store, self._kind_names())
+            if self._works and not self._stopping.is_set():
+                work = self.settings.worker.made()
+                async with JobWorker(store, self._kinds(), work, observers=self._observers) as worker:
+                    self.worker = worker
+                    self.changed()
+                    await self._stopping.wait()
+                    await worker.drain(self._grace)
+                    self.worker = None
             await self._stopping.wait()
 
-    async def _work_for(self, store: JobStore, names: Collection[str]) -> None:
-        kinds = [_NewestKind(name, self) for name in names]
-        settings = self.settings.worker.made()
-        async with JobWorker(store, kinds, settings, observers=self._observers) as worker:
-            self.worker = worker
-            ends = [asyncio.create_task(each.wait()) for each in (self._stopping, self._kinds_changed)]
-            try:
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for each in ends:
-                    each.cancel()
-            if self._stopping.is_set():
-                await worker.drain(self._grace)
-            self.worker = None
-
-    def _kind_names(self) -> frozenset[str]:
+    def _kinds(self) -> list[JobKind]:
         served = self._newest().served
-        return frozenset() if served is None else frozenset(served.kinds)
+        return [] if served is None else [_NewestKind(name, self) for name in served.kinds]
 
     # Generations
 
-    def of(self, settings: Jobs | None) -> ServedJobs:
+    def of(self, settings: Jobs | None, apis: Sequence[JobApi] = ()) -> ServedJobs:
         """The jobs of a generation, to be given to its middleware; without a section `jobs` as they were."""
-        return ServedJobs(self, self.settings if settings is None else settings)
+        return ServedJobs(self, self.settings if settings is None else settings, apis)
 
-    def changed(self, before: ServedJobs | None, after: ServedJobs | None) -> None:
+    def changed(self) -> None:
         """Another generation is that of now."""
-        if after is not None and (before is None or set(before.kinds) != set(after.kinds)):
-            self._kinds_changed.set()
+        if self.worker is not None:
+            self.worker.know(self._kinds())
 
     def kind(self, name: str) -> JobKind:
         """As the newest generation has it. Raises `Unready`."""
@@ -269,8 +258,11 @@ class _NewestKind:
         self.name = name
         self._jobs = jobs
 
-    async def validate(self, store: JobStore, claim: Claim, job: Job) -> None:
-        await self._jobs.kind(self.name).validate(store, claim, job)
+    async def validate(self, store: JobStore, claim: Claim, job: Job) -> Failed | None:
+        found = await self._jobs.kind(self.name).validate(store, claim, job)
+        if found is None:
+            return None
+        return msgspec.structs.replace(found, messages=[*found.messages, *self._told(job, JobState.FAILED)])
 
     def batch(self, job: Job, items: Mapping[int, bytes]) -> JobBatch:
         found = self._jobs.kind(self.name).batch(job, items)
@@ -278,23 +270,29 @@ class _NewestKind:
 
     async def finish(self, store: JobStore, claim: Claim, job: Job) -> Sequence[Message] | Finish:
         found = await self._jobs.kind(self.name).finish(store, claim, job)
-        webhooks = self._jobs.settings.webhooks
-        if webhooks is None:
-            return found
-        told = message_for(job, webhooks.url, SECRET)
+        told = self._told(job, job.ending)
         if isinstance(found, Finish):
-            return msgspec.structs.replace(found, messages=[*found.messages, told])
-        return [*found, told]
+            return msgspec.structs.replace(found, messages=[*found.messages, *told])
+        return [*found, *told]
+
+    def _told(self, job: Job, end: JobState | None) -> Sequence[Message]:
+        """What is told of every job."""
+        webhooks = self._jobs.settings.webhooks
+        if webhooks is None or webhooks.url is None:
+            return ()
+        return (message_for(job, webhooks.url, SECRET, state=end),)
 
 
 class ServedJobs:
     """The jobs of one generation. `kinds` are those of its endpoints by name, once the middleware has asked for it."""
 
-    def __init__(self, jobs: ProcessJobs, settings: Jobs) -> None:
+    def __init__(self, jobs: ProcessJobs, settings: Jobs, apis: Sequence[JobApi]) -> None:
         self._jobs = jobs
         self._on = settings.is_on
-        # The store stays what it was at the start.
-        self._settings = replace(settings, store=jobs.settings.store).made()
+        # The store stays what it was at the start, and who is told of ends.
+        at_start = jobs.settings
+        made = replace(settings, store=at_start.store, webhooks=at_start.webhooks).made()
+        self._settings = replace(made, apis=apis)
         self._vault = Vault(box_of(settings.key_file), settings.plain_headers)
         self.kinds: dict[str, JobKind] = {}
         self._paths: list[str] = []
@@ -317,7 +315,8 @@ class ServedJobs:
                 self._vault,
                 entry=entry,
                 endpoints=paths,
-                delivery=self._settings.delivery,
+                delivery=self._settings.delivery_at(endpoint.path),
+                callbacks=self._settings.webhooks is not None,
             )
             for endpoint in endpoints
             if self._on(endpoint.path)
@@ -393,7 +392,7 @@ class ServedJobs:
         return described(self._settings, endpoint, problem_type) if self._on(endpoint.path) else {}
 
     def operations(self, endpoint: Endpoint) -> dict[str, dict[str, Any]]:
-        return operations(endpoint) if self._on(endpoint.path) else {}
+        return operations(self._settings, endpoint) if self._on(endpoint.path) else {}
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

@@ -114,14 +114,12 @@ async def _live(load: Callable[[], Loaded], loaded: Loaded, listening: dict[str,
     files = _socket_files(loaded, listens=main is not None)
     where = None if main is None else address_of(main, tls=loaded.config.server.tls_certificate is not None)
     fleet: Fleet
-    if main is None:
-        fleet = Working()
-    elif loaded.config.server.workers > 1:
+    if loaded.config.server.workers > 1:
         from .workers import Workers
 
         fleet = Workers(main, loaded.config.server.workers)
     else:
-        fleet = Alone(main)
+        fleet = Working() if main is None else Alone(main)
     life = _Life(load, loaded, fleet, files)
     try:
         return await life.live(where, listening.get("admin"))

@@ -84,7 +84,7 @@ class Process:
         following.start()
         last, self._generation = self._generation, following
         if self.jobs is not None:
-            self.jobs.changed(last.served, following.served)
+            self.jobs.changed()
         self._retire(last)
 
     def check(self, loaded: Loaded) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
 from ..endpoint import Endpoint
 from ..engine.errors import SettingError
@@ -15,6 +15,7 @@ from ..engine.settings import Bytes, KiB, Seconds, Settings, count, seconds, str
 from ..proxy.forwarding import Forwarding
 from ..proxy.settings import Upstream
 from .job_settings import Jobs
+from .openai_settings import OpenAI
 
 Level = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
@@ -25,6 +26,12 @@ _ALLOWED_HOST = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|\[[0-9a-f:
 _UPSTREAM_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?")
 _MOST_PORT = 65535
 _FORMS = "expected host:port, [v6]:port, unix:/path.sock or fd:3"
+
+
+class OneOf(NamedTuple):
+    """Marks a choice between classes of settings; the `key` of an object says which of them it is."""
+
+    key: str
 
 
 class Listener(NamedTuple):
@@ -182,7 +189,7 @@ class Config(Settings):
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     routes: Sequence[Route] = ()
     """None at all and one upstream: everything goes there."""
-    endpoints: Sequence[Endpoint] = (Endpoint(),)
+    endpoints: Sequence[Annotated[Endpoint | OpenAI, OneOf("dialect")]] = (Endpoint(),)
     jobs: Jobs | None = None
     """None: every batch ends with its connection."""
 
@@ -192,6 +199,16 @@ class Config(Settings):
             if not isinstance(name, str) or _UPSTREAM_NAME.fullmatch(name) is None or "__" in name:
                 expected = "expected a name of letters, digits, `-` and `_`, not two `_` together"
                 raise SettingError("upstreams", name, expected)
+
+    @property
+    def batch_endpoints(self) -> list[Endpoint]:
+        """Those that take batches."""
+        return [each for each in self.endpoints if isinstance(each, Endpoint)]
+
+    @property
+    def apis(self) -> list[OpenAI]:
+        """Those that are other APIs over the same jobs."""
+        return [each for each in self.endpoints if isinstance(each, OpenAI)]
 
     @property
     def all_routes(self) -> Sequence[Route]:

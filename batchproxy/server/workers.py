@@ -1,4 +1,4 @@
-"""Several workers: processes of their own, which all serve the same generation.
+"""Several workers: processes of their own, which all serve the same generation, or work on its jobs.
 
 The parent has read and checked the file; it sends each worker what it read, and a new generation counts only when all
 have put it to work. A worker that dies is replaced. Limits hold for each of them.
@@ -23,7 +23,7 @@ from typing import Any
 
 from ..observe.process_log import set_up
 from .config import Loaded
-from .fleet import Alone, Refused
+from .fleet import Alone, Refused, Working
 from .loop import run
 
 logger = logging.getLogger("batchproxy")
@@ -37,9 +37,9 @@ _LENGTH = struct.Struct("!I")
 
 
 class Workers:
-    """The parent's side: a fleet of processes behind one listening socket."""
+    """The parent's side: a fleet of processes behind one listening socket; without one they only work on jobs."""
 
-    def __init__(self, listening: socket.socket, count: int) -> None:
+    def __init__(self, listening: socket.socket | None, count: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._listening = listening
         self._workers = [Worker(index, listening) for index in range(count)]
@@ -136,7 +136,8 @@ class Workers:
         for worker in self._workers:
             worker.tell("stop", grace)
         # As long as anybody has it open, the system takes connections that nobody will answer.
-        self._listening.close()
+        if self._listening is not None:
+            self._listening.close()
         for minder in self._minders:
             minder.cancel()
         endings = [self._loop.create_task(worker.ended()) for worker in self._workers]
@@ -155,7 +156,7 @@ class Workers:
 class Worker:
     """One child process, and the line to it."""
 
-    def __init__(self, index: int, listening: socket.socket) -> None:
+    def __init__(self, index: int, listening: socket.socket | None) -> None:
         self.index = index
         self.pid: int | None = None
         self._listening = listening
@@ -170,15 +171,15 @@ class Worker:
     async def start(self, loaded: Loaded, number: int) -> None:
         """Raises `Refused`."""
         ours, theirs = socket.socketpair()
+        inherited = [each.fileno() for each in (theirs, self._listening) if each is not None]
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",
                 "-m",
                 "batchproxy.server.workers",
-                str(self._listening.fileno()),
-                str(theirs.fileno()),
-                pass_fds=(self._listening.fileno(), theirs.fileno()),
+                *map(str, inherited),
+                pass_fds=inherited,
                 stdin=asyncio.subprocess.DEVNULL,
                 # Ctrl-C on a terminal is told to the parent alone, which tells its workers when they can hear it.
                 start_new_session=True,
@@ -265,9 +266,9 @@ async def _received(reader: asyncio.StreamReader) -> Any:
 class _Serving:
     """Obeys the parent. Without a parent it ends."""
 
-    def __init__(self, listening: socket.socket, line: socket.socket) -> None:
+    def __init__(self, line: socket.socket, listening: socket.socket | None) -> None:
         self._line = line
-        self._fleet = Alone(listening)
+        self._fleet = Working() if listening is None else Alone(listening)
         self._prepared: tuple[Loaded, int] | None = None
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
@@ -328,19 +329,20 @@ class _Serving:
         return True
 
 
-def main(listening: int, line: int) -> int:
-    """A worker: its listening socket and its line to the parent are inherited."""
+def main(line: int, listening: int | None = None) -> int:
+    """A worker: its line to the parent and its listening socket are inherited."""
     # Signals reach the whole group; what they mean is the parent's to say.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
     async def serve() -> int:
-        return await _Serving(socket.socket(fileno=listening), socket.socket(fileno=line)).serve()
+        listener = None if listening is None else socket.socket(fileno=listening)
+        return await _Serving(socket.socket(fileno=line), listener).serve()
 
     return run(serve())
 
 
 if __name__ == "__main__":
-    code = main(int(sys.argv[1]), int(sys.argv[2]))
+    code = main(*map(int, sys.argv[1:]))
     sys.stderr.flush()
     os._exit(code)

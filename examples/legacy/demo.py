@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from examples.shop import terminal
 from examples.shop.client import Place
@@ -23,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 HOST = "127.0.0.1"
 SHOP, PROXY, ADMIN = 9000, 8080, 9090  # what config/minimal.yaml and the defaults say
 PATIENCE = 30
+
+Process: TypeAlias = subprocess.Popen[bytes]
 
 CURL = """curl {url}/batch -H 'content-type: application/json' -d '{{"requests": [
     {{"path": "/items/1"}}, {{"method": "POST", "path": "/items", "body": {{"name": "NewItem"}}}}]}}'"""
@@ -33,8 +36,8 @@ class Failed(Exception):
 
 
 @contextmanager
-def served() -> Iterator[tuple[list[subprocess.Popen[bytes]], Place]]:
-    """Both processes, until the block ends."""
+def served() -> Iterator[tuple[list[Process], Place, Place]]:
+    """Both processes, until the block ends; where the proxy is, and where the shop itself."""
     shop, proxy, admin = _free(SHOP), _free(PROXY), _free(ADMIN)
     command = ["serve", "--config", "config/minimal.yaml", "--log-level", "warning"]
     if proxy != PROXY:
@@ -43,14 +46,14 @@ def served() -> Iterator[tuple[list[subprocess.Popen[bytes]], Place]]:
         command += ["--upstream", f"legacy=http://{HOST}:{shop}"]
     variables = {"BATCHPROXY_SERVER__ADMIN": f"{HOST}:{admin}"} if admin != ADMIN else {}
     with ExitStack() as running:
-        first = running.enter_context(_process(["examples.legacy", *([str(shop)] if shop != SHOP else [])], {}))
-        second = running.enter_context(_process(["batchproxy", *command], variables))
-        _wait_for(first, shop)
-        _wait_for(second, proxy)
-        yield [first, second], Place(HOST, proxy, api="", batch="/batch")
+        first = running.enter_context(process(["examples.legacy", *([str(shop)] if shop != SHOP else [])], {}))
+        second = running.enter_context(process(["batchproxy", *command], variables))
+        wait_for(first, shop)
+        wait_for(second, proxy)
+        yield [first, second], Place(HOST, proxy, api="", batch="/batch"), Place(HOST, shop, api="", batch="")
 
 
-def introduce(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def introduce(processes: Sequence[Process]) -> None:
     terminal.line()
     for process in processes:
         assert isinstance(process.args, list)
@@ -65,25 +68,26 @@ def invite(place: Place) -> None:
 
 
 @contextmanager
-def _process(module: Sequence[str], variables: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def process(module: Sequence[str], variables: Mapping[str, str], *, stderr: int | None = None) -> Iterator[Process]:
     """A module of Python as a process; Ctrl-C is for the demo, which ends the process."""
-    process = subprocess.Popen(
+    started = subprocess.Popen(
         [sys.executable, "-m", *module],
         cwd=ROOT,
         env={**os.environ, **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,  # the access log, which would stand between the answers
+        stderr=stderr,
         start_new_session=True,
     )
     try:
-        yield process
+        yield started
     finally:
-        process.terminate()
+        started.terminate()
         try:
-            process.wait(PATIENCE)
+            started.wait(PATIENCE)
         finally:
-            process.kill()
-            process.wait()
+            started.kill()
+            started.wait()
 
 
 def _free(port: int) -> int:
@@ -100,7 +104,14 @@ def _free(port: int) -> int:
     raise Failed("There is no free port.")
 
 
-def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
+def free_port() -> int:
+    """Any."""
+    with socket.create_server((HOST, 0)) as listener:
+        found: int = listener.getsockname()[1]
+        return found
+
+
+def wait_for(process: Process, port: int) -> None:
     until = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < until:
         try:

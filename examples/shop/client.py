@@ -58,6 +58,13 @@ class Client:
         """Send many in one, and take each answer as it comes."""
         return map(json.loads, self._post(requests, accept="application/x-ndjson"))
 
+    def submit(self, lines: list[str]) -> tuple[int, JSON]:
+        """Send many as a job, which is done whether or not somebody waits."""
+        headers = {"Content-Type": "application/x-ndjson", "Prefer": "respond-async"}
+        self._connection.request("POST", self._place.batch, "".join(f"{line}\n" for line in lines), headers)
+        response = self._connection.getresponse()
+        return response.status, json.load(response)
+
     def _post(self, requests: list[JSON], *, accept: str) -> HTTPResponse:
         headers = {"Content-Type": "application/json", "Accept": accept}
         self._connection.request("POST", self._place.batch, json.dumps({"requests": requests}), headers)

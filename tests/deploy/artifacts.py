@@ -19,6 +19,7 @@ CONFIGS = (
     DEPLOY / "container.yaml",
     DEPLOY / "compose" / "batchproxy.yaml",
     DEPLOY / "kubernetes" / "base" / "batchproxy.yaml",
+    DEPLOY / "kubernetes" / "jobs" / "batchproxy.yaml",
 )
 
 

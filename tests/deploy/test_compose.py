@@ -5,16 +5,20 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from pathlib import Path
 
 import pytest
 
+from batchproxy.server.job_settings import KEY_VARIABLE
 from tests.deploy.artifacts import DEPLOY, Document, document, seconds
+from tests.faults.whole import whole
 from tests.programs import ROOT
+from tests.server.job_process import Behind, ended, job, submitted, working
 
 FILE = DEPLOY / "compose.yaml"
 CONFIG = DEPLOY / "compose" / "batchproxy.yaml"
 
-PROXY, NEW, OLD = "batchproxy", "new-shop", "old-shop"
+PROXY, WORKER, NEW, OLD = "batchproxy", "worker", "new-shop", "old-shop"
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +30,10 @@ def services() -> dict[str, Document]:
 def test_every_service_is_built_from_here(services: dict[str, Document]) -> None:
     """Nothing is pulled but the base; each target is a stage of the Dockerfile, in the context of the repository."""
     stages = re.findall(r"(?m)^FROM .* AS (\w+)$", (DEPLOY / "Dockerfile").read_text("utf-8"))
-    assert services.keys() == {PROXY, NEW, OLD}
-    for service in services.values():
-        build = service["build"]
+    assert services.keys() == {PROXY, WORKER, NEW, OLD}
+    assert services[WORKER]["image"] == services[PROXY]["image"]
+    for name in (PROXY, NEW, OLD):
+        build = services[name]["build"]
         assert (FILE.parent / build["context"]).resolve() == ROOT
         assert (ROOT / build["dockerfile"]).is_file()
         assert build["target"] in stages
@@ -65,11 +70,46 @@ def test_the_commands_run_apps_that_are_there(services: dict[str, Document]) -> 
 
 def test_the_config_is_mounted_read_only_where_the_image_looks(services: dict[str, Document]) -> None:
     """The folder with the config lies where the image's command expects the file, and cannot be written."""
-    (mount,) = services[PROXY]["volumes"]
+    mount, _ = services[PROXY]["volumes"]
     assert mount["read_only"] is True
     assert (FILE.parent / mount["source"]).resolve() == CONFIG.parent
     command = re.findall(r"(?m)^CMD (\[.*\])$", (DEPLOY / "Dockerfile").read_text("utf-8"))[-1]
     assert json.loads(command)[-1] == f"{mount['target']}/{CONFIG.name}"
+
+
+def test_workers_have_what_the_proxy_has(services: dict[str, Document]) -> None:
+    """The same config and the same volume for jobs, at the place where the image has its folder for them."""
+    proxy, worker = services[PROXY], services[WORKER]
+    for name in ("volumes", "environment", "read_only", "cap_drop", "security_opt", "restart"):
+        assert worker[name] == proxy[name]
+    _, state = proxy["volumes"]
+    assert document(FILE)["volumes"].keys() == {state["source"]}
+    dockerfile = (DEPLOY / "Dockerfile").read_text("utf-8")
+    assert f"ENV STATE_DIRECTORY={state['target']}\n" in dockerfile
+    assert "url" not in document(CONFIG)["jobs"].get("store", {})
+    # The check of the image asks a listener that a worker does not have.
+    assert worker["healthcheck"] == {"disable": True}
+    assert worker["depends_on"] == {PROXY: {"condition": "service_healthy"}}
+    assert document(CONFIG)["jobs"]["worker"]["embedded"] is False
+    assert set(proxy["environment"]) == {KEY_VARIABLE, "BATCHPROXY_JOBS__STORE__URL"}
+
+
+def test_a_job_is_done_by_a_worker(services: dict[str, Document], tmp_path: Path) -> None:
+    """With this config, and the command of the service: the proxy takes it, and does nothing of it itself."""
+    behind = Behind()
+    variables = {"STATE_DIRECTORY": str(tmp_path)}
+    with behind.served() as shop:
+        text = CONFIG.read_text("utf-8").replace("0.0.0.0:8080", "127.0.0.1:0").replace("127.0.0.1:9090", "127.0.0.1:0")
+        for name, port in ((NEW, 8000), (OLD, 9000)):
+            text = text.replace(f"http://{name}:{port}", shop.url)
+        with whole(tmp_path, text, variables=variables) as process:
+            path = submitted(process, ["/new/api/items/1", "/old/items/1"])
+            assert job(process, path)["state"] == "queued"
+            command, *arguments = services[WORKER]["command"]
+            assert command == "worker"
+            with working(*arguments[:-1], process.file, variables=variables):
+                assert ended(process, path)["counts"]["completed"] == 2
+    assert set(behind.seen) == {"/api/items/1", "/items/1"}
 
 
 def test_services_can_do_little(services: dict[str, Document]) -> None:
@@ -86,4 +126,5 @@ def test_services_can_do_little(services: dict[str, Document]) -> None:
 def test_the_proxy_has_time_to_end(services: dict[str, Document]) -> None:
     """`docker compose stop` waits longer than draining and the grace take."""
     server = document(CONFIG)["server"]
-    assert seconds(services[PROXY]["stop_grace_period"]) > seconds(server["drain_delay"]) + seconds(server["grace"])
+    for name in (PROXY, WORKER):
+        assert seconds(services[name]["stop_grace_period"]) > seconds(server["drain_delay"]) + seconds(server["grace"])

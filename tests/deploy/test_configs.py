@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ SECRETS = "/run/secrets/batchproxy"
 def loaded(path: Path, folder: Path) -> config.Loaded:
     """Load a file as it is loaded where it is deployed: with its secrets in a folder."""
     (folder / "admin-token").write_text("of-the-test")
+    (folder / "jobs-url").write_text("postgresql://user:password@host/database\n")
+    (folder / "jobs-key").write_text(b64encode(bytes(32)).decode())
     copy = folder / path.name
     copy.write_text(path.read_text("utf-8").replace(SECRETS, str(folder)), "utf-8")
     return config.load(copy, environment={"UPSTREAM": "http://192.0.2.7:9000"})

@@ -61,14 +61,15 @@ def test_the_last_stage_is_the_proxy(stages: dict[str, Stage]) -> None:
     assert final(stages).name == "batchproxy"
     assert final(stages).base == "${BASE}"
     assert [value for value in final(stages).values("COPY") if value.startswith("--from=")] == [
-        "--from=build /opt/batchproxy /opt/batchproxy"
+        "--from=build /opt/batchproxy /opt/batchproxy",
+        "--from=build --chown=65532:65532 /state /var/lib/batchproxy",
     ]
     assert final(stages).values("RUN") == []
 
 
 def test_the_wheel_is_built_and_then_installed(stages: dict[str, Stage]) -> None:
     """The build makes wheels and installs those alone: not a project of the same name that an index may have."""
-    wheel, environment, install = map(json.loads, stages["build"].values("RUN"))
+    wheel, environment, install, _ = map(json.loads, stages["build"].values("RUN"))
     assert wheel[:4] == ["python", "-m", "pip", "wheel"]
     assert wheel[-1] == ".[all]"
     assert environment[:3] == ["python", "-m", "venv"]
@@ -102,12 +103,18 @@ def test_no_shell_stands_between(stages: dict[str, Stage]) -> None:
 def test_the_root_may_be_read_only(stages: dict[str, Stage]) -> None:
     """Python writes no bytecode, and keeps no output back; no volume is needed, nor any folder to work in."""
     for name in ("batchproxy", "samples"):
-        environment = stages[name].last("ENV")
+        environment = " ".join(stages[name].values("ENV"))
         assert "PYTHONDONTWRITEBYTECODE=1" in environment
         assert "PYTHONUNBUFFERED=1" in environment
         assert "PATH=/opt/batchproxy/bin:$PATH" in environment
     assert final(stages).values("VOLUME") == []
     assert final(stages).last("WORKDIR") == "/"
+
+
+def test_jobs_have_a_folder_of_the_user(stages: dict[str, Stage]) -> None:
+    """It is empty, so that a volume there is the user's, and it is where the process looks."""
+    assert json.loads(stages["build"].last("RUN")) == ["mkdir", "/state"]
+    assert "STATE_DIRECTORY=/var/lib/batchproxy" in final(stages).values("ENV")
 
 
 def test_the_image_says_what_it_is(stages: dict[str, Stage]) -> None:

@@ -12,7 +12,9 @@ import asyncpg
 import pytest
 
 from batchproxy.jobs.store.schema import VERSION_TABLE
+from batchproxy.jobs.store.settings import Bucket
 
+from .buckets import VARIABLES, Buckets, buckets
 from .place import Place
 from .postgresql import Cluster, cluster
 
@@ -21,6 +23,20 @@ from .postgresql import Cluster, cluster
 def postgresql() -> Iterator[Cluster]:
     with cluster() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def bucket_server() -> Iterator[Buckets]:
+    with buckets() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(bucket_server: Buckets, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """With nothing in it, and credentials for it in the environment."""
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    return bucket_server.new()
 
 
 @pytest.fixture

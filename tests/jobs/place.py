@@ -22,7 +22,9 @@ from batchproxy.jobs.store import (
     Submitted,
     opened,
 )
+from batchproxy.jobs.store.database import Database
 from batchproxy.jobs.store.points import Passing, unnoticed
+from batchproxy.jobs.store.tables import metadata
 
 START = 1_800_000_000.0
 LEASE = 30.0
@@ -35,8 +37,8 @@ class SetClock(Clock):
         super().__init__()
         self.now = START
 
-    async def start(self, connection: AsyncConnection, wait: float) -> float:
-        await super().start(connection, wait)
+    async def start(self, connection: AsyncConnection, settings: StoreSettings) -> float:
+        await super().start(connection, settings)
         return self.now
 
 
@@ -112,3 +114,18 @@ async def complete(store: JobStore) -> None:
                 await store.ending.finish(claimed.lease)
             else:
                 await settle(store, claimed)
+
+
+async def rows(place: Place) -> dict[str, int]:
+    """How many rows there are in each table that has any."""
+    database = Database(place.settings(), place.clock)
+    try:
+        counts = await database.read(_count)
+    finally:
+        await database.aclose()
+    return {name: n for name, n in counts.items() if n}
+
+
+async def _count(connection: AsyncConnection, now: float) -> dict[str, int]:
+    names = [table.name for table in metadata.sorted_tables]
+    return {name: (await connection.exec_driver_sql(f"SELECT count(*) FROM {name}")).scalar_one() for name in names}

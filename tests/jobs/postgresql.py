@@ -70,8 +70,8 @@ class Cluster:
 @contextmanager
 def cluster(settings: tuple[str, ...] = FAST) -> Iterator[Cluster]:
     """Without the programs the test is skipped, or fails where everything has to be there."""
-    binaries = _binaries()
-    if binaries is None:
+    found = binaries()
+    if found is None:
         lacking = "PostgreSQL is not on this machine; on Debian: apt-get install postgresql"
         if os.environ.get("CI"):
             pytest.fail(lacking)
@@ -82,7 +82,7 @@ def cluster(settings: tuple[str, ...] = FAST) -> Iterator[Cluster]:
     try:
         if user is not None:
             shutil.chown(folder, user)
-        made = Cluster(binaries, folder, user, settings)
+        made = Cluster(found, folder, user, settings)
         made.make()
         made.start()
         try:
@@ -93,7 +93,8 @@ def cluster(settings: tuple[str, ...] = FAST) -> Iterator[Cluster]:
         shutil.rmtree(folder)
 
 
-def _binaries() -> Path | None:
+def binaries() -> Path | None:
+    """Where its programs are; None if it is not on this machine."""
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))

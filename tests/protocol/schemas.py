@@ -106,6 +106,11 @@ def _any_of(schema: Schema, value: JSON, place: str, root: Schema) -> Iterator[s
         yield f"{place}: none of anyOf matches"
 
 
+def _if(schema: Schema, value: JSON, place: str, root: Schema) -> Iterator[str]:
+    branch = "else" if faults(schema["if"], value, place, root) else "then"
+    yield from faults(schema.get(branch, True), value, place, root)
+
+
 def _reference(schema: Schema, value: JSON, place: str, root: Schema) -> Iterator[str]:
     target: JSON = root
     for name in schema["$ref"].removeprefix("#/").split("/"):
@@ -120,5 +125,8 @@ _INSIDE: dict[str, Callable[[Schema, JSON, str, Schema], Iterator[str]]] = {
     "items": _items,
     "oneOf": _one_of,
     "anyOf": _any_of,
+    "if": _if,
+    "then": lambda *_: iter(()),  # with the one before
+    "else": lambda *_: iter(()),
     "$ref": _reference,
 }

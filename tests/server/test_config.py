@@ -45,7 +45,7 @@ def test_a_file_becomes_the_settings_objects(tmp_path: Path) -> None:
     assert (orders.timeouts.connect, orders.timeouts.total, orders.timeouts.first_byte) == (0.25, 15, 10)
     assert orders.health_check is not None
     assert orders.health_check.path == "/health"
-    [route], [endpoint] = found.routes, found.endpoints
+    [route], [endpoint] = found.routes, found.batch_endpoints
     assert (route.upstream, route.add_headers) == ("orders", {"X-Via": "batch"})
     assert (endpoint.path, endpoint.execution, endpoint.max_per_batch) == (
         "/v1.0/$batch",
@@ -170,7 +170,7 @@ def test_keys_tell_their_variables() -> None:
 def test_guards_are_imported(tmp_path: Path) -> None:
     """An import string becomes the function that it names."""
     found = loaded(tmp_path, UPSTREAM + f"endpoints: [{{guards: ['{__name__}:guard']}}]\n")
-    assert found.config.endpoints[0].guards == (sys.modules[__name__].__dict__["guard"],)
+    assert found.config.batch_endpoints[0].guards == (sys.modules[__name__].__dict__["guard"],)
 
 
 def test_all_files_that_matter_are_named(tmp_path: Path) -> None:

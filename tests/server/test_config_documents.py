@@ -31,8 +31,8 @@ def classes(settings: type[Any] = Config) -> list[type[Any]]:
     """All settings classes that a file may speak of."""
     found = [settings]
     for key in keys(settings).values():
-        inner = key.shape.settings or (key.shape.item.settings if key.shape.item else None)
-        found.extend([] if inner is None else classes(inner))
+        for inner in key.shape.classes:
+            found.extend(classes(inner))
     return found
 
 
@@ -109,11 +109,20 @@ def test_the_full_file_has_every_key() -> None:
         {"routes": [{"path": "/x"}]},
         {"endpoints": [{"in_flight": 1}]},
         {"endpoints": [{"guards": ["no function"]}]},
+        {"endpoints": [{"one_model": True}]},
+        {"endpoints": [{"dialect": "openai", "guards": []}]},
+        {"endpoints": [{"dialect": "openai", "delivery": "twice"}]},
     ],
 )
 def test_the_schema_refuses_what_the_loader_refuses(wrong: Any) -> None:
     """Unknown and missing keys, wrong types and wrong units do not fit the schema."""
     assert faults(schema(), wrong) != []
+
+
+def test_the_schema_takes_what_the_dialect_has() -> None:
+    """An endpoint has the keys of what its dialect makes it."""
+    for right in ({}, {"dialect": "native", "guards": []}, {"dialect": "openai", "one_model": False, "keep": "2d"}):
+        assert faults(schema(), {"endpoints": [right]}) == []
 
 
 def test_the_errors_of_the_document_are_those_of_the_code(tmp_path: Path) -> None:

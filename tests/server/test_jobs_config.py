@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from batchproxy.engine.errors import SettingError
 from batchproxy.jobs.resources import JobsSettings
 from batchproxy.jobs.store import StoreSettings, places
+from batchproxy.jobs.store.settings import Bucket
 from batchproxy.jobs.webhooks import WebhookSettings
 from batchproxy.jobs.working import WorkSettings
+from batchproxy.server.cli import app
 from batchproxy.server.config import shown
 from batchproxy.server.job_settings import Jobs, Store, Webhooks, Work, default_file
 from batchproxy.server.reload import jobs_need_restart
+from tests.jobs.buckets import KEY, VARIABLES, buckets
 
 from .configured import UPSTREAM, errors, loaded
 
@@ -58,11 +63,14 @@ def test_the_defaults_are_those_of_what_is_set(ours: Any, made: Any, but: set[st
 def test_everything_reaches_what_it_sets(tmp_path: Path) -> None:
     """Each key has its effect on the settings that are made of it."""
     (tmp_path / "key").write_text("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n", "utf-8")
+    (tmp_path / "billing").write_text("whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n", "utf-8")
     text = f"""\
       store: {{url: 'sqlite:///{tmp_path}/jobs.db', keep: 1h, lease: 3s, stored_bytes: 1GiB}}
       principal: header:X-User
       key_file: key
       delivery: at_least_once
+      endpoint_delivery: {{/batch: at_most_once}}
+      webhooks: {{callbacks: {{billing: ['file:{tmp_path}/billing']}}, ports: [8443]}}
       max_bytes: 1MB
       worker: {{concurrency: 9, item_timeout: 2m}}
     """
@@ -71,6 +79,10 @@ def test_everything_reaches_what_it_sets(tmp_path: Path) -> None:
     made, work = jobs.made(), jobs.worker.made()
     assert (made.store.keep, made.store.lease, made.store.stored_bytes) == (3600, 3, 2**30)
     assert (made.principal, made.delivery.value, made.max_bytes) == ("header:X-User", "at_least_once", 10**6)
+    assert made.delivery_at("/batch").value == "at_most_once"
+    assert made.webhooks is not None
+    assert made.webhooks.secrets == {"billing": (f"file:{tmp_path}/billing",)}
+    assert list(made.webhooks.ports) == [8443]
     assert made.secret_key_file == str(tmp_path / "key")
     assert (work.concurrency, work.item_timeout) == (9, 120)
 
@@ -93,7 +105,34 @@ def test_everything_reaches_what_it_sets(tmp_path: Path) -> None:
         ("  key_file: batchproxy.yaml", "batchproxy", "expected 32 bytes in base64"),
         ("  worker: {embedded: 3}", "3}", "expected true or false"),
         ("  worker: {concurrency: 0}", "0}", "expected an integer of at least 1"),
-        ("  webhooks: {url: 'https://a.example'}", "webhooks", "key `signing` is missing"),
+        (
+            "  worker: {limits: {aa: {rate: 1}}}",
+            "aa",
+            "unknown upstream `aa`, expected one of `upstreams`, did you mean `a`",
+        ),
+        ("  worker: {limits: {b: {rate: 1}}}", "b:", "unknown upstream `b`, expected one of `upstreams`: a"),
+        ("  worker: {limits: {a: {burst: 1}}}", "1}", "expected a `rate` along with it"),
+        (
+            "  worker: {limits: {a: {rat: 1}}}",
+            "rat",
+            "unknown key `rat`, expected a key of Shared, did you mean `rate`?",
+        ),
+        ("  worker: {limits: {a: {rate: 0}}}", "0}", "expected an integer of at least 1"),
+        ("  store: {blobs: 's3://Bucket:x/'}", "'s3", "expected s3://bucket or s3://bucket/prefix"),
+        ("  store: {blobs: 'gs://bucket'}", "'gs", "expected a folder, or s3://bucket/prefix"),
+        ("  store: {blobs_region: eu-central-1}", "eu", "expected `blobs` to be s3://bucket/prefix"),
+        ("  store: {blobs: 's3://bucket', blobs_endpoint: 'minio:9000'}", "'minio", "expected a URL such as https://"),
+        ("  webhooks: {url: 'https://a.example'}", "webhooks", "at least one env:NAME"),
+        ("  webhooks: {http: true}", "webhooks", "expected a URL that is told of every job, or `callbacks`"),
+        ("  webhooks: {signing: ['env:A']}", "webhooks", "expected a URL that is told of every job, or `callbacks`"),
+        ("  webhooks: {signing: ['env:A'], callbacks: {a: ['env:A']}}", "signing", "expected a `url` that is told"),
+        ("  webhooks: {callbacks: {a: []}}", "callbacks", "at least one env:NAME"),
+        ("  webhooks: {callbacks: {a: ['whsec_x']}}", "callbacks", "not the secret itself"),
+        ("  webhooks: {callbacks: {a: ['env:NO_SUCH_ONE']}}", "callbacks", "variable that is set"),
+        ("  webhooks: {callbacks: {'a b': ['env:A']}}", "'a b'", "expected a name of letters"),
+        ("  webhooks: {callbacks: {default: ['env:A']}}", "default", "expected another name"),
+        ("  endpoint_delivery: {/bach: at_least_once}", "at_least", "there is no endpoint `/bach`"),
+        ("  endpoint_delivery: {/batch: twice}", "twice", "expected one of at_most_once, at_least_once"),
         ("  webhooks: {url: 'http://a.example', signing: ['env:A']}", "'http", "expected a URL that may be told"),
         ("  webhooks: {url: 'https://a.example', signing: ['whsec_x']}", "signing", "not the secret itself"),
         ("  webhooks: {url: 'https://a.example', signing: ['env:NO_SUCH_ONE']}", "signing", "variable that is set"),
@@ -105,6 +144,58 @@ def test_what_is_wrong_is_told_at_its_place(text: str, at: str, told: str, tmp_p
     [error] = errors(tmp_path, with_jobs(text))
     assert told in error.message
     assert (error.line, error.column) == (3, text.index(at) + 1), error.message
+
+
+@pytest.mark.parametrize("key", ["signing: ['{}']", "callbacks: {{a: ['{}']}}", "url: '{}'"])
+def test_a_secret_in_the_wrong_place_is_not_shown(key: str, tmp_path: Path) -> None:
+    """Where its name should be, or anywhere else: neither message nor line tells it."""
+    secret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+    found = errors(tmp_path, with_jobs(f"  webhooks: {{{key.format(secret)}}}"))
+    assert found
+    assert not any("MDEyMzQ1" in str(each) + each.message for each in found)
+
+
+def test_callers_do_not_sign_with_the_secret_of_the_operator() -> None:
+    """A sender has all secrets, callers only theirs; without any they cannot ask at all."""
+    own: dict[str, Any] = {"url": "https://a.example", "signing": ["env:A"]}
+    both = Jobs(webhooks=Webhooks(**own, callbacks={"billing": ["env:B"]}))
+    assert both.webhooks is not None
+    assert both.webhooks.made().secrets == {"default": ["env:A"], "billing": ["env:B"]}
+    made = both.made().webhooks
+    assert made is not None
+    assert made.secrets == {"billing": ["env:B"]}
+    assert Jobs(webhooks=Webhooks(**own)).made().webhooks is None
+
+
+def test_limits_and_buckets_reach_what_they_set(tmp_path: Path) -> None:
+    """Those of upstreams by name, and a bucket with where it is."""
+    text = """\
+      store:
+        blobs: s3://bucket/some/jobs
+        blobs_endpoint: http://minio.internal:9000
+        blobs_region: eu-central-1
+      worker:
+        limits:
+          a: {rate: 100, per: 1m, burst: 5, max_in_flight: 8}
+        stages: 3
+        watchdog: 5
+    """
+    jobs = loaded(tmp_path, f"{UPSTREAM}jobs:\n{text}".replace("      ", "  ")).config.jobs
+    assert jobs is not None
+    assert jobs.store.made().bucket == Bucket("bucket", "some/jobs", "http://minio.internal:9000", "eu-central-1")
+    work = jobs.worker.made()
+    assert {name: vars(each) for name, each in work.limits.items()} == {
+        "a": {"rate": 100, "per": 60, "burst": 5, "max_in_flight": 8}
+    }
+    assert (work.stages, work.watchdog) == (3, 5)
+
+
+def test_credentials_of_a_bucket_are_shown_to_nobody(tmp_path: Path) -> None:
+    """Neither the value that is refused, nor its line."""
+    text = "  store: {blobs: 's3://key:hidden@bucket'}"
+    [error] = errors(tmp_path, with_jobs(text))
+    assert "`blobs`" in error.message
+    assert "hidden" not in str(error)
 
 
 def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,3 +255,22 @@ def test_wrong_objects_are_refused(make: Any, setting: str) -> None:
     with pytest.raises(SettingError) as caught:
         make()
     assert caught.value.setting == setting
+
+
+def test_the_bucket_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check --connect` writes, reads, lists and removes there, and says what is not possible."""
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    with buckets() as server, socket.create_server(("127.0.0.1", 0)) as upstream:
+        bucket = server.new()
+        listening = f"upstreams: {{a: {{url: 'http://127.0.0.1:{upstream.getsockname()[1]}'}}}}\n"
+        for name, code, said in (
+            (bucket.name, 0, "jobs.store.blobs: s3://{}/of: connected"),
+            ("no-such-bucket", 1, "jobs.store.blobs: s3://{}/of: failed: There is no bucket"),
+        ):
+            store = f"{{blobs: 's3://{name}/of', blobs_endpoint: '{server.url}'}}"
+            loaded(tmp_path, f"{listening}jobs: {{store: {store}}}\n")
+            done = CliRunner().invoke(app, ["check", "--connect", "-c", str(tmp_path / "batchproxy.yaml")])
+            assert (done.exit_code, said.format(name) in done.stderr) == (code, True), done.output
+            assert KEY not in done.output
+        assert server.keys(bucket) == []

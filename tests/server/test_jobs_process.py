@@ -143,11 +143,14 @@ def test_an_endpoint_that_a_reload_adds_has_jobs(tmp_path: Path) -> None:
     behind = Behind()
     with behind.served() as server, whole(tmp_path, config(server, tmp_path)) as process:
         text = process.file.read_text("utf-8")
+        # It has begun to serve a moment before it begins to work.
+        [before] = eventually(lambda: view(process), lambda found: found[0]["worker"] is not None)
         process.file.write_text(f"{text}\nendpoints: [{{path: /batch}}, {{path: /more}}]\n", "utf-8")
         assert process.asks_admin("POST", "/-/reload").status == 200
         answer = process.ask("POST", "/more", LINES, lines(PATHS[:5]))
         assert answer.status == 202
         assert ended(process, answer.header("location") or "")["counts"]["completed"] == 5
+        assert view(process)[0]["worker"] == before["worker"], "what it had was not handed over for that"
         process.file.write_text(text.partition("jobs:")[0], "utf-8")
         verdict = process.asks_admin("POST", "/-/reload").json()
         assert verdict["warnings"] == ["jobs has changed, and needs a restart"]
@@ -207,6 +210,31 @@ def test_processes_that_only_work(tmp_path: Path) -> None:
                     behind.open_up()
                     assert first.ended() == 0
                     assert ended(process, path)["counts"]["completed"] == len(PATHS)
+        assert set(behind.seen) == set(PATHS)
+
+
+def test_several_processes_of_one_worker(tmp_path: Path) -> None:
+    """One that is killed is replaced, and loses nothing; the file is read anew by all; they end together."""
+    behind = Behind()
+    with behind.served() as server:
+        behind.hold_after(30)
+        text = config(server, tmp_path, jobs="worker: {embedded: false, poll: 200ms}")
+        with (
+            whole(tmp_path, text) as process,
+            working("--workers", "2", "--admin", "127.0.0.1:0", "-c", process.file) as worker,
+        ):
+            path = submitted(process, PATHS)
+            waited_for(process, path, lambda found: found["counts"]["completed"] >= 20)
+            states = worker.asks_admin("GET", "/-/upstreams").json()["workers"]
+            assert len({each["jobs"]["worker"] for each in states} - {None}) == 2
+            os.kill(states[0]["pid"], signal.SIGKILL)
+            worker.says("worker.replaced")
+            worker.signal(signal.SIGHUP)
+            worker.says("config.unchanged")
+            behind.open_up()
+            assert ended(process, path)["counts"]["completed"] == len(PATHS)
+            worker.signal(signal.SIGTERM)
+            assert worker.ended() == 0
         assert set(behind.seen) == set(PATHS)
 
 
@@ -384,7 +412,7 @@ async def plain(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": scope["path"].encode()})
 
-store = StoreSettings(url="sqlite:///FOLDER/jobs.db")
+store = StoreSettings(url="sqlite:///FOLDER/jobs.db", blobs="FOLDER/large")
 app = BatchMiddleware(plain, jobs=JobsSettings(store=store, anonymous=True, worker=False))
 bare = BatchMiddleware(plain)
 """
@@ -395,11 +423,12 @@ def test_a_worker_for_an_app(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(APP.replace("FOLDER", str(tmp_path)), "utf-8")
     names: dict[str, Any] = {}
     exec((tmp_path / "shop.py").read_text("utf-8"), names)
-    url = f"sqlite:///{tmp_path}/jobs.db"
+    large = json.dumps({"method": "POST", "path": "/large", "body": "x" * 20_000}).encode()
     with serve(names["app"]) as server:
-        location = ask(server, "POST", "/batch", LINES, lines(PATHS[:5])).header("location") or ""
+        location = ask(server, "POST", "/batch", LINES, lines(PATHS[:5]) + large).header("location") or ""
         assert ask(server, "GET", location).json()["state"] == "queued"
-        with working("--app", "shop:app", variables={"BATCHPROXY_JOBS__STORE__URL": url}, folder=tmp_path) as worker:
+        assert any(each.is_file() for each in (tmp_path / "large").rglob("*"))
+        with working("--app", "shop:app", folder=tmp_path) as worker:
             eventually(lambda: ask(server, "GET", location).json()["state"], "completed".__eq__)
             worker.signal(signal.SIGTERM)
             assert worker.ended() == 0
@@ -408,8 +437,8 @@ def test_a_worker_for_an_app(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["--app", "shop:app"], 2, b"--store"),
         (["--app", "shop:app", "--upstream", "http://127.0.0.1:9"], 2, b"in the place of a configuration"),
+        (["--app", "shop:app", "--store", "sqlite:///jobs.db", "--workers", "2"], 2, b"in the place of"),
         (["--app", "shop:nothing", "--store", "sqlite:///jobs.db"], 2, b"shop:nothing"),
         (["--app", "shop:app", "--store", "mysql://x"], 2, b"sqlite:///"),
         (["--app", "shop:bare", "--store", "sqlite:///jobs.db"], 1, b"no BatchMiddleware with jobs"),

@@ -18,7 +18,7 @@ from ...engine.target import Entry
 from ..resources.lines import Line, LineReader
 from ..resources.secrets import CannotOpen, Vault
 from ..store import Claim, Job, JobStore, NotFound, Outcome, QuotaExceeded
-from ..working.kinds import Finish, JobBatch, Unready, connection
+from ..working.kinds import Failed, Finish, JobBatch, Unready, connection
 from .endpoints import target
 from .inputs import Checker, LineFault, packed, packed_faults, unpacked
 from .outputs import file_id, line
@@ -63,24 +63,21 @@ class OpenAIKind:
 
     # The lines
 
-    async def validate(self, store: JobStore, claim: Claim, job: Job) -> None:
+    async def validate(self, store: JobStore, claim: Claim, job: Job) -> Failed | None:
         """Reads the file twice: what is not valid as a whole leaves nothing behind that would have to be removed."""
         try:
             faults = await self._faults(store, job)
             if not faults:
-                validation = store.validation(claim)
-                await validation.start()
-                async with aclosing(self._lines(store, job)) as lines:
+                async with store.validation(claim) as validation, aclosing(self._lines(store, job)) as lines:
                     async for each in lines:
                         await validation.add(packed(each))
-                await validation.commit()
+                    await validation.commit()
         except _InputGone:
             message = "The input file was deleted, or has expired, before it was read."
             faults = [LineFault("input_file_gone", message, param="input_file_id")]
         except QuotaExceeded:
             faults = [LineFault("quota_exceeded", "There is no room for the batch; delete some files.")]
-        if faults:
-            await store.ending.fail(claim.lease, packed_faults(faults))
+        return Failed(error=packed_faults(faults)) if faults else None
 
     async def _faults(self, store: JobStore, job: Job) -> list[LineFault]:
         settings = self._settings
@@ -188,7 +185,7 @@ class OpenAIKind:
                 # The results are there all the same; there has to be room for them.
                 message = f"There is no room for the files of {batch_name(job.id)}: {error}"
                 raise Unready(message, delay=_QUOTA_DELAY) from None
-        return Finish(output_file=made[OUTPUT], error_file=made[ERROR])
+        return Finish(output_file=made[OUTPUT], error_file=made[ERROR], sheds=True)
 
 
 class _InputGone(Exception):

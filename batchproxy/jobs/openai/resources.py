@@ -166,10 +166,10 @@ class OpenAIResources:
 
     async def _list_files(self, asked: _Asked) -> None:
         query = Query(asked.scope["query_string"], ("after", "limit", "order", "purpose"))
-        query.choice("order", "desc", ("desc",))
         found = await self._store.files.list(
             asked.owner,
             purpose=query.text("purpose"),
+            oldest_first=query.choice("order", "desc", ("asc", "desc")) == "asc",
             after=_after(query, "file-"),
             limit=query.number("limit", _MOST_FILES, most=_MOST_FILES),
         )
@@ -269,17 +269,9 @@ class OpenAIResources:
     async def _list_batches(self, asked: _Asked) -> None:
         query = Query(asked.scope["query_string"], ("after", "limit"))
         after, limit = _after(query, "batch_"), query.number("limit", 20, most=_MOST_BATCHES)
-        found: list[Job] = []
-        cursor = None
-        while len(found) <= limit:
-            jobs = await self._store.jobs.list(asked.owner, kind=self._kind, after=cursor, limit=_MOST_BATCHES)
-            # Their ids are in the order of their times.
-            found += [job for job in jobs.jobs if after is None or job.id < after]
-            cursor = jobs.cursor
-            if cursor is None:
-                break
-        shown = [shown_batch(job) for job in found[:limit]]
-        await asked.answer(page(shown, has_more=len(found) > limit))
+        found = await self._store.jobs.list(asked.owner, kind=self._kind, before=after, limit=limit)
+        shown = [shown_batch(job) for job in found.jobs]
+        await asked.answer(page(shown, has_more=found.cursor is not None))
 
     async def _show_batch(self, asked: _Asked) -> None:
         await asked.answer(shown_batch(await self._batch(asked)))

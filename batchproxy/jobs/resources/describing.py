@@ -5,21 +5,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...endpoint import Endpoint
-from ..store import JobState, Outcome
+from ...engine.model import Delivery
+from ..store import TERMINAL, JobState, Outcome
 from .entries import FATES, NDJSON
 from .problems import CODES
 from .resources import METHODS
+from .stored import MOST_ORDERED
 
 if TYPE_CHECKING:
     from .settings import JobsSettings
 
+_ENDS = [state.value for state in JobState if state in TERMINAL]
+_CALLBACK: dict[str, Any] = {
+    "url": {"type": "string", "maxLength": 2048, "pattern": "^https?://"},
+    "events": {
+        "type": "array",
+        "minItems": 1,
+        "items": {"type": "string", "enum": _ENDS},
+        "default": _ENDS,
+        "description": "Of which ends.",
+    },
+    "secret_ref": {"type": "string", "description": "Names the secret by which the message is signed."},
+}
 _STATES = [state.value for state in JobState if state is not JobState.STORING]
 _COUNTS = ("total", "completed", "failed", "cancelled", "expired", "unknown", "in_flight", "retrying", "pending")
 _TIMES = ("created_at", "started_at", "finished_at", "deadline", "eta", "kept_until", "cancel_requested_at")
 
 JOB: dict[str, Any] = {
     "type": "object",
-    "required": ["id", "state", "counts", "progress", *_TIMES, "retry_of", "links"],
+    "required": ["id", "state", "counts", "progress", *_TIMES, "retry_of", "delivery", "callback", "links"],
     "properties": {
         "id": {"type": "string"},
         "state": {"type": "string", "enum": _STATES},
@@ -31,6 +45,13 @@ JOB: dict[str, Any] = {
         "progress": {"type": "number", "minimum": 0, "maximum": 1},
         **{name: {"type": ["string", "null"], "format": "date-time"} for name in _TIMES},
         "retry_of": {"type": ["string", "null"]},
+        "delivery": {"type": "string", "enum": list(Delivery)},
+        "callback": {
+            "type": ["object", "null"],
+            "required": ["url", "events", "secret_ref"],
+            "properties": _CALLBACK,
+            "description": "Who is told of the end.",
+        },
         "links": {"type": "object", "additionalProperties": {"type": "string"}},
     },
 }
@@ -44,12 +65,13 @@ def described(settings: JobsSettings, endpoint: Endpoint, problem_type: str) -> 
         "resources": {f"{problem_type}/jobs{path}": list(methods) for path, methods in METHODS.items()},
         "states": _STATES,
         "outcomes": [outcome.value for outcome in Outcome],
-        "delivery": settings.delivery.value,
+        "delivery": settings.delivery_at(endpoint.path).value,
         "limits": {
             "max_items": settings.max_items,
             "max_bytes": settings.max_bytes,
             "max_json_bytes": min(endpoint.max_batch_bytes, settings.max_bytes),
-            "max_ordered_bytes": settings.store.chunk_bytes,
+            "max_ordered_bytes": min(endpoint.max_batch_bytes, settings.max_bytes),
+            "max_ordered_items": min(MOST_ORDERED, settings.max_items),
             "open_jobs": settings.store.open_jobs,
             "stored_bytes": settings.store.stored_bytes,
             "upload_timeout": settings.upload_timeout,
@@ -68,19 +90,40 @@ def described(settings: JobsSettings, endpoint: Endpoint, problem_type: str) -> 
                 for code, (status, title) in FATES.items()
             },
         },
-        "schema": {"job": JOB},
+        "schema": {"job": JOB, "options": _options(settings, endpoint)},
     }
+
+
+def _options(settings: JobsSettings, endpoint: Endpoint) -> dict[str, Any]:
+    """The options of a batch that only a job may have, as members of `options`."""
+    options: dict[str, Any] = {
+        "delivery": {
+            "type": "string",
+            "enum": list(Delivery),
+            "default": settings.delivery_at(endpoint.path),
+            "description": "What becomes of items that are not idempotent if nobody knows whether they were done.",
+        }
+    }
+    if settings.webhooks is not None:
+        options["callback"] = {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["url", *(["secret_ref"] if len(settings.webhooks.secrets) > 1 else [])],
+            "properties": _CALLBACK,
+            "description": "Who is told of the end of the job, as a Standard Webhook.",
+        }
+    return options
 
 
 # OpenAPI
 
 
-def operations(endpoint: Endpoint) -> dict[str, dict[str, Any]]:
+def operations(settings: JobsSettings, endpoint: Endpoint) -> dict[str, dict[str, Any]]:
     base = f"{endpoint.path}/jobs"
     name = endpoint.path.replace("/", "_")
     one = [_in_path("id", "The id of the job.")]
     return {
-        endpoint.path: {"post": _submitting()},
+        endpoint.path: {"post": _submitting(settings, endpoint)},
         base: {
             "get": _operation(
                 f"jobs{name}",
@@ -129,12 +172,17 @@ def operations(endpoint: Endpoint) -> dict[str, dict[str, Any]]:
                     _in_query("after", "The cursor that came with the results before."),
                     _in_query("limit", "How many at most."),
                     _in_query("follow", "Whether lines go on until the end of the job.", ["false", "true"]),
+                    _header("Range", "`bytes=N-`: the rest of the lines in input order, once the job has ended."),
+                    _header("If-Range", "The `ETag` of what is there already."),
                 ],
                 {
                     "200": {
                         "description": "Results.",
                         "content": {**_json("", _page(endpoint))["content"], **_text(NDJSON)},
-                    }
+                    },
+                    "206": {"description": "The bytes that were asked for.", "content": _text(NDJSON)},
+                    "304": {"description": "They have not changed."},
+                    "416": {"description": "There are no such bytes."},
                 },
             )
         },
@@ -165,14 +213,15 @@ def operations(endpoint: Endpoint) -> dict[str, dict[str, Any]]:
     }
 
 
-def _submitting() -> dict[str, Any]:
+def _submitting(settings: JobsSettings, endpoint: Endpoint) -> dict[str, Any]:
     """What comes to the sending of a batch."""
+    batch = {"properties": {"options": {"properties": _options(settings, endpoint)}}}
     return {
         "parameters": [
             _header("Prefer", "`respond-async`, perhaps with `wait=N`: the batch becomes a job."),
             _header("Idempotency-Key", "Of a job: sent again with the same key, it is the same."),
         ],
-        "requestBody": {"content": _text(NDJSON)},
+        "requestBody": {"content": {"application/json": {"schema": batch}, **_text(NDJSON)}},
         "responses": {"202": _json("The batch has become a job.", JOB)},
     }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 
@@ -14,7 +15,7 @@ from ...answer import HEARTBEAT
 from ...engine.model import Headers
 from ..store import Job, JobsError
 from .problems import problem_of
-from .showing import etag, shown
+from .showing import etag
 from .streaming import Stream
 from .watching import Watch
 
@@ -35,11 +36,11 @@ async def tell(
     job: Job,
     look: Callable[[], Awaitable[Job]],
     *,
-    base: str,
+    show: Callable[[Job], dict[str, Any]],
     known: str | None,
     headers: Headers,
 ) -> None:
-    """Until the job has ended, or nobody listens any more."""
+    """Until the job has ended, or nobody listens any more; `show` says what a job looks like."""
     loop = asyncio.get_running_loop()
     await stream.begin(EVENT_STREAM, headers)
     await stream.write(_RETRY)
@@ -47,7 +48,7 @@ async def tell(
     while True:
         current = event_id(job)
         if current != last:
-            await stream.write(_event(job, current, base))
+            await stream.write(_event(job, current, show(job)))
             last, spoke_at = current, loop.time()
             if not job.is_terminal:
                 await asyncio.sleep(_PACE)
@@ -68,6 +69,6 @@ async def tell(
     await stream.end()
 
 
-def _event(job: Job, id: str, base: str) -> bytes:
+def _event(job: Job, id: str, content: dict[str, Any]) -> bytes:
     name = b"ended" if job.is_terminal else b"progress"
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (id.encode("ascii"), name, _encode(shown(job, base)))
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (id.encode("ascii"), name, _encode(content))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,10 +23,11 @@ from ...engine.model import Batch, Caller, Item, Options, Refusal
 from ...engine.policy import Judge, Policy
 from ...engine.schedule import Schedule
 from ..store import JobStore, NewJob, Submitted
+from .callbacks import accepted
 from .lines import Body, Line, LineReader
 from .problems import TooLargeJob
 from .secrets import Secret
-from .stored import is_ordered, packed_item, packed_options
+from .stored import MOST_ORDERED, is_ordered, packed_item, packed_options
 
 if TYPE_CHECKING:
     from .settings import JobsSettings
@@ -47,12 +48,20 @@ class _Head(msgspec.Struct):
     path: msgspec.Raw | UnsetType = UNSET
 
 
+class _Waiting(msgspec.Struct):
+    """What an item waits for."""
+
+    depends_on: msgspec.Raw | UnsetType = UNSET
+    vars: msgspec.Raw | UnsetType = UNSET
+
+
 class _Options(msgspec.Struct, forbid_unknown_fields=True):
     options: msgspec.Raw
 
 
 _parse = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
+_decode_waiting = msgspec.json.Decoder(_Waiting).decode
 _decode_options = msgspec.json.Decoder(_Options).decode
 
 
@@ -98,11 +107,15 @@ class Intake:
         return await self._whole(content)
 
     async def lines(self, body: Body) -> Submitted:
-        """The first lines are held back: if there are no more, they are a batch as any other."""
-        reader = LineReader(self._endpoint.max_batch_bytes)
+        """The first lines are held back: if there are no more, they are a batch as any other.
+
+        Of a batch that has an order, all are.
+        """
+        whole = self._endpoint.max_batch_bytes
+        reader = LineReader(whole)
         held, size = [], 0
         # A guard judges a batch, and not a part of it.
-        most = self._endpoint.max_batch_bytes if self._endpoint.guards else self._settings.store.chunk_bytes
+        most = whole if self._endpoint.guards else self._settings.store.chunk_bytes
         arriving = self._arriving(body, reader)
         async for line in arriving:
             held.append(line)
@@ -110,8 +123,18 @@ class Intake:
             if size > most or len(held) > self._settings.max_items + 1:
                 if self._endpoint.guards and size > most:
                     raise TooLarge(f"The guards of this path look at a batch as a whole; it may have {most} bytes.")
-                return await self._streamed(held, arriving)
+                if most < whole and len(held) <= MOST_ORDERED + 1 and self._have_order(held):
+                    most = whole
+                else:
+                    return await self._streamed(held, arriving)
         return await self._few(held)
+
+    def _have_order(self, lines: list[Line]) -> bool:
+        """Whether the first lines of a batch say that it has one."""
+        options, items = _parted(list(lines))
+        with _located([], options):
+            said = self._said(_envelope(options, []))
+        return is_ordered(said.options, ()) or any(_waits(line) for line in items)
 
     async def _arriving(self, body: Body, reader: LineReader) -> AsyncIterator[Line]:
         async for piece in body.pieces():
@@ -141,11 +164,15 @@ class Intake:
         return await self._store_whole(batch)
 
     def _read(self, content: bytes) -> Batch:
-        batch = self._endpoint.spoken.read(content, self._caller, self._policy, minimal=self._minimal)
-        batch = self._judge.batch(batch)
+        batch = self._judge.batch(self._said(content))
         # Before the guards, so that a batch which cannot run counts for nobody's quota.
         self._check_order(batch)
         return batch
+
+    def _said(self, content: bytes) -> Batch:
+        """What the bytes mean, if the job may have the options that they ask for."""
+        batch = self._endpoint.spoken.read_job(content, self._caller, self._policy, minimal=self._minimal)
+        return msgspec.structs.replace(batch, options=accepted(batch.options, self._settings.webhooks))
 
     def _check_order(self, batch: Batch) -> None:
         Schedule(batch, max_depth=self._endpoint.max_dependency_depth)
@@ -153,31 +180,22 @@ class Intake:
     async def _store_whole(self, batch: Batch) -> Submitted:
         refused = batch.refused
         packed = [packed_item(item, refused.get(item.index), self._secret) for item in batch.items]
-        chunk_items = None
+        new = self._about(batch.options)
         if is_ordered(batch.options, batch.items):
-            self._check_ordered_size(sum(map(len, packed)))
-            chunk_items = max(len(packed), 1)
-        async with self._store.submission(self._about(batch.options, chunk_items)) as submission:
+            new = in_one_chunk(new, packed, self._endpoint.max_batch_bytes)
+        async with self._store.submission(new) as submission:
             for number, item in enumerate(packed, 1):
                 await submission.add(item)
                 if number % _BREATH == 0:
                     await asyncio.sleep(0)
             return await submission.commit(self._digest.digest())
 
-    def _check_ordered_size(self, size: int) -> None:
-        most = self._settings.store.chunk_bytes
-        if size > most:
-            raise TooLargeJob(
-                f"Items that wait for each other, or run in order, go to one worker: they may have {most} bytes."
-            )
-
-    def _about(self, options: Options, chunk_items: int | None) -> NewJob:
+    def _about(self, options: Options) -> NewJob:
         longest = self._settings.deadline
         return msgspec.structs.replace(
             self._new,
             options=packed_options(self._caller, options),
             deadline=longest if options.timeout is None else min(options.timeout, longest),
-            chunk_items=chunk_items,
         )
 
     # As it comes
@@ -187,10 +205,10 @@ class Intake:
         ids: dict[str, int] = {}
         # What is wrong with the options shows before anything is stored.
         with _located([], options):
-            said = self._endpoint.spoken.read(_envelope(options, []), self._caller, self._policy, minimal=self._minimal)
+            said = self._said(_envelope(options, []))
         if is_ordered(said.options, ()):
-            self._check_ordered_size(self._settings.store.chunk_bytes + 1)
-        async with self._store.submission(self._about(said.options, None)) as submission:
+            raise too_large_ordered(self._endpoint.max_batch_bytes)
+        async with self._store.submission(self._about(said.options)) as submission:
             left = self._settings.max_items
             async for page in _pages(items, arriving):
                 if len(page) > left:
@@ -232,11 +250,25 @@ class Intake:
         return [(item, batch.refused.get(item.index)) for item in batch.items]
 
     def _refuse_waiting(self, pointer: str | None) -> None:
-        most = self._settings.store.chunk_bytes
-        raise TooLargeJob(
-            f"An item waits for another one; a job with such items may have {most} bytes, and this one has more.",
-            pointer=pointer,
-        )
+        raise too_large_ordered(self._endpoint.max_batch_bytes, self._settings.store.chunk_bytes, pointer=pointer)
+
+
+def in_one_chunk(new: NewJob, packed: Sequence[bytes], most: int) -> NewJob:
+    """A job of items that one worker has to have together. Raises `TooLargeJob`."""
+    size = sum(map(len, packed))
+    if size > most or len(packed) > MOST_ORDERED:
+        raise too_large_ordered(most)
+    return msgspec.structs.replace(new, chunk_items=max(len(packed), 1), chunk_bytes=max(size, 1))
+
+
+def too_large_ordered(most: int, first: int | None = None, *, pointer: str | None = None) -> TooLargeJob:
+    """`first` is in how many bytes of lines the first item that waits has to come, if that is what is wrong."""
+    early = "" if first is None else f"; as lines, the first that waits has to come within {first} bytes"
+    return TooLargeJob(
+        "Items that wait for each other, or run in order, go to one worker: a job with such items may have"
+        f" {MOST_ORDERED} items and {most} bytes{early}.",
+        pointer=pointer,
+    )
 
 
 async def _pages(held: list[Line], arriving: AsyncIterator[Line]) -> AsyncIterator[list[Line]]:
@@ -287,6 +319,15 @@ def _check_line(line: Line) -> None:
         raise _at(line, Malformed(f"It is not one JSON document: {fault}.")) from None
     if not line.startswith(b"{"):
         raise _at(line, Invalid("An item must be an object."))
+
+
+def _waits(line: Line) -> bool:
+    """Whether an item says that it waits for others. What is wrong with it is told later."""
+    try:
+        found = _decode_waiting(line)
+    except msgspec.DecodeError:
+        return False
+    return found.depends_on is not UNSET or found.vars is not UNSET
 
 
 def _envelope(options: Line | None, items: Iterable[Line]) -> bytes:

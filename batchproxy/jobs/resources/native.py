@@ -9,11 +9,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
-from ...engine.model import Batch
+from ...engine.model import Batch, Delivery
 from ...engine.policy import Judge, Policy
 from ...engine.target import Entry
-from ..store import Claim, Job, JobStore, Message
-from ..working.kinds import Delivery, Finish, JobBatch, Unready, connection
+from ..store import Claim, Job, JobState, JobStore, Message
+from ..working.kinds import Failed, JobBatch, Unready, connection
+from .callbacks import messages
 from .secrets import CannotOpen, Vault
 from .stored import unpacked_item, unpacked_options
 
@@ -29,7 +30,8 @@ class NativeKind:
     """The jobs of one endpoint.
 
     `policy` is the endpoint's, `entry` says for a `root_path` where items enter, `endpoints` are the paths of the batch
-    endpoints below the mount, which no item may reach.
+    endpoints below the mount, which no item may reach. `delivery` is that of jobs that do not say another. With
+    `callbacks`, callers who asked for it are told of ends.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class NativeKind:
         entry: Callable[[str], Entry],
         endpoints: Collection[str],
         delivery: Delivery = Delivery.AT_MOST_ONCE,
+        callbacks: bool = False,
     ) -> None:
         self.name = kind_name(path)
         self._path = path
@@ -49,13 +52,14 @@ class NativeKind:
         self._entry = entry
         self._endpoints = tuple(endpoints)
         self._delivery = delivery
+        self._callbacks = callbacks
 
     def __repr__(self) -> str:
         return f"NativeKind({self.name!r})"
 
-    async def validate(self, store: JobStore, claim: Claim, job: Job) -> None:
+    async def validate(self, store: JobStore, claim: Claim, job: Job) -> Failed:
         """Items are validated before they are accepted, so that there is nothing to do here."""
-        await store.ending.fail(claim.lease, _NOT_VALID)
+        return Failed(error=_NOT_VALID, messages=self._messages(job, JobState.FAILED))
 
     def batch(self, job: Job, items: Mapping[int, bytes]) -> JobBatch:
         said = unpacked_options(job.options)
@@ -83,8 +87,12 @@ class NativeKind:
             judge=Judge(self._policy, caller, [caller.mount + path for path in self._endpoints]),
             entry=self._entry(caller.root_path),
             connection=connection(caller),
-            delivery=self._delivery,
+            delivery=said.options.delivery or self._delivery,
         )
 
-    async def finish(self, store: JobStore, claim: Claim, job: Job) -> Sequence[Message] | Finish:
-        return ()
+    async def finish(self, store: JobStore, claim: Claim, job: Job) -> Sequence[Message]:
+        return self._messages(job, job.ending)
+
+    def _messages(self, job: Job, end: JobState | None) -> Sequence[Message]:
+        """Where nobody sends any, none is left to lie."""
+        return messages(job, unpacked_options(job.options).options, end) if self._callbacks else ()

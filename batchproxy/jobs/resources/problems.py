@@ -84,6 +84,12 @@ class TooLargeJob(JobProblem):
     title = "The job is too large"
 
 
+class NotSatisfiable(JobProblem):
+    status = 416
+    code = "range_not_satisfiable"
+    title = "The content does not reach into that range"
+
+
 class Unprocessable(JobProblem):
     status = 422
     code = "key_conflict"
@@ -172,7 +178,10 @@ CODES: dict[str, tuple[int, str]] = {
     "credentials_gone": (409, "Items had credentials of their own, which were dropped with the end of their job."),
     "gone": (410, "The job was removed, for its time is over."),
     "ordered_job_too_large": (413, "Items that wait for each other, or run in order, are too large together."),
+    "range_not_satisfiable": (416, "The results have fewer bytes than the range begins at."),
     "key_conflict": (422, "The idempotency key belongs to a job with another content."),
+    "callbacks_unavailable": (422, "Nobody is told of the end of jobs here."),
+    "webhook_refused": (422, "Nothing is sent to the URL of the callback, or there is no such secret."),
     "secrets_unavailable": (422, "The job would keep credentials, and there is no key to encrypt them with."),
     "quota_exceeded": (429, "There are too many open jobs (429), or too many stored bytes (507)."),
     "jobs_unavailable": (503, "Jobs do not run in this process."),

@@ -12,6 +12,7 @@ import msgspec
 
 from ..store import JobsError, JobStore, Outcome, Page
 from .entries import Entries
+from .names import named
 from .problems import problem_of
 from .streaming import Stream
 from .watching import Watch
@@ -33,7 +34,8 @@ class Asked(NamedTuple):
 
 async def page(store: JobStore, asked: Asked, after: str | None, limit: int) -> Page:
     read = store.results.in_completion_order if asked.by_completion else store.results.in_order
-    return await read(asked.job_id, asked.owner, after=after, limit=limit, outcomes=asked.outcomes)
+    found = await read(asked.job_id, asked.owner, after=after, limit=limit, outcomes=asked.outcomes)
+    return await named(store, asked.job_id, found)
 
 
 async def pages(store: JobStore, asked: Asked, first: Page, watch: Watch | None) -> AsyncIterator[Page]:
@@ -57,23 +59,36 @@ async def pages(store: JobStore, asked: Asked, first: Page, watch: Watch | None)
         current = following
 
 
+async def texts(
+    store: JobStore, asked: Asked, first: Page, entries: Entries, watch: Watch | None
+) -> AsyncIterator[tuple[Page, bytes]]:
+    """What is written of each page: a line for each result, and one with the cursor that leads on from there."""
+    last = first
+    async for each in pages(store, asked, first, watch):
+        last = each
+        lines = entries.of(each.results)
+        yield each, b"\n".join([*lines, _mark(each)]) + b"\n" if lines else b""
+    # Whoever has got everything has been told so with the last page.
+    if not last.results:
+        yield last, _mark(last) + b"\n"
+
+
 async def write_lines(
     stream: Stream, store: JobStore, asked: Asked, first: Page, entries: Entries, watch: Watch | None
 ) -> None:
-    """One line for each result; behind each page, and at the end, one with the cursor that leads on from there."""
+    """All of them; at last, if something is wrong, what that is, and the cursor that leads on."""
     last = first
     try:
-        async for each in pages(store, asked, first, watch):
+        async for each, text in texts(store, asked, first, entries, watch):
             last = each
-            lines = entries.of(each.results)
-            if lines:
-                lines.append(_encode({"cursor": each.cursor, "complete": each.complete}))
-                await stream.write(b"\n".join(lines) + b"\n")
+            await stream.write(text)
     except JobsError as error:
         problem = problem_of(error)
         about = {"code": problem.code, "detail": problem.detail}
         await stream.end(_encode({"error": about, "cursor": last.cursor, "complete": False}) + b"\n")
         return
-    # Whoever has got everything has been told so with the last page.
-    is_told = bool(last.results)
-    await stream.end(b"" if is_told else _encode({"cursor": last.cursor, "complete": last.complete}) + b"\n")
+    await stream.end()
+
+
+def _mark(read: Page) -> bytes:
+    return _encode({"cursor": read.cursor, "complete": read.complete})

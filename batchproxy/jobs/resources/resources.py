@@ -6,7 +6,6 @@ Knows: which request means what, and what is answered. Must not know: tables, le
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -27,7 +26,8 @@ from .lines import Body
 from .native import kind_name
 from .principal import Owners
 from .problems import BadQuery, NoSuchJob, WrongMethod, problem_of, told
-from .reading import PAGE, Asked, page, pages, write_lines
+from .reading import PAGE, Asked, page, pages
+from .results import ResultsAnswer, wanted
 from .retrying import Retry
 from .secrets import Vault
 from .showing import etag, retry_after, shown
@@ -42,9 +42,8 @@ if TYPE_CHECKING:
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _STATES = tuple(state.value for state in JobState if state is not JobState.STORING)
 _OUTCOMES = tuple(outcome.value for outcome in Outcome)
-_MOST_ON_A_PAGE = 1000
 _VARY: Headers = ((b"vary", b"Prefer"),)
-_EXPOSED = b"Location, ETag, Link"
+_EXPOSED = b"Location, ETag, Link, Accept-Ranges, Content-Range"
 METHODS: Mapping[str, tuple[str, ...]] = {
     "": ("GET", "HEAD"),
     "/{id}": ("DELETE", "GET", "HEAD"),
@@ -69,6 +68,7 @@ class JobResources:
         self._vault = vault
         self._owners = Owners(settings.principal, anonymous=settings.anonymous)
         self._kind = kind_name(endpoint.path)
+        self._results_answer = ResultsAnswer(store, endpoint)
         # What may be in a job may be more than in a batch; each item may be what it may be there.
         self._policy = replace(endpoint, max_items=settings.max_items)
 
@@ -144,7 +144,7 @@ class JobResources:
             *_VARY,
             *_headers(visit),
         )
-        await answer.whole(visit.send, 202, b"application/json", _encode(shown(job, _base(visit))), headers, head=False)
+        await answer.whole(visit.send, 202, b"application/json", _encode(self._shown(visit, job)), headers, head=False)
         return 202
 
     async def _answer_done(self, visit: Visit, job: Job, wishes: Preferences, media_type: str) -> None:
@@ -239,7 +239,7 @@ class JobResources:
         if found.cursor is not None:
             chosen = f"&state={','.join(states)}" if states else ""
             following = f"{base}?after={found.cursor}&limit={limit}{chosen}"
-        content = {"jobs": [shown(job, base) for job in found.jobs], "cursor": found.cursor, "next": following}
+        content = {"jobs": [self._shown(visit, job) for job in found.jobs], "cursor": found.cursor, "next": following}
         link = () if following is None else ((b"link", f'<{following}>; rel="next"'.encode()),)
         await self._say(visit, 200, content, link)
 
@@ -260,7 +260,7 @@ class JobResources:
             await visit.send(answer.start(304, (*headers, *_headers(visit))))
             await visit.send(answer.body(b""))
             return
-        await self._say(visit, 200, shown(job, _base(visit)), headers)
+        await self._say(visit, 200, self._shown(visit, job), headers)
 
     async def _awaited(self, visit: Visit, job: Job, wait: int, *, known: str | None) -> Job:
         """The job when it has ended, or is another than `known`, or the time is over. Raises `Disconnected`."""
@@ -302,58 +302,22 @@ class JobResources:
                 watch,
                 job,
                 lambda: self._job(job_id, owner),
-                base=_base(visit),
+                show=lambda job: self._shown(visit, job),
                 known=known,
                 headers=_headers(visit),
             )
 
     async def _results(self, visit: Visit, job_id: str, owner: str) -> None:
-        query = Query(visit.scope.get("query_string", b""), ("after", "follow", "limit", "order", "outcome"))
-        follows = query.choice("follow", "false", ("false", "true")) == "true"
-        offered = (NDJSON,) if follows else (JSON, NDJSON)
-        media_type = request.negotiate(_text(visit.fields, b"accept"), offered)
-        is_page = media_type == JSON
-        has_limit = query.text("limit") is not None
-        limit = query.number("limit", PAGE, most=_MOST_ON_A_PAGE if is_page else 10**9)
-        asked = Asked(
-            job_id,
-            owner,
-            by_completion=query.choice("order", "input", ("completion", "input")) == "completion",
-            after=query.text("after"),
-            limit=limit if is_page or has_limit else None,
-            outcomes=tuple(Outcome(each) for each in query.choices("outcome", _OUTCOMES)),
-        )
+        asks = wanted(visit, job_id, owner)
         job = await self._job(job_id, owner)
-        headers: Headers = ((b"vary", b"Accept"),)
-        if job.is_terminal:
-            tag = _results_tag(job, asked, media_type)
-            headers = ((b"etag", tag.encode("ascii")), *headers)
-            if is_known(visit.fields, tag):
-                await visit.send(answer.start(304, (*headers, *_headers(visit))))
-                await visit.send(answer.body(b""))
-                return
-        first = await page(
-            self._store, asked, asked.after, min(limit, _MOST_ON_A_PAGE) if is_page else min(limit, PAGE)
+        await self._results_answer.give(
+            visit,
+            asks,
+            job,
+            self._entries(visit, job, indexed=True),
+            _headers(visit),
+            lambda: self._watching(visit, job_id, self._settings.stream_timeout),
         )
-        entries = self._entries(visit, job, indexed=True)
-        if is_page:
-            following = None if first.complete else f"{_base(visit)}/{job_id}/results?{_query_on(query, first.cursor)}"
-            content = b'{"results":[%b],"cursor":%b,"complete":%b,"next":%b}' % (
-                b",".join(entries.of(first.results)),
-                _encode(first.cursor),
-                _encode(first.complete),
-                _encode(following),
-            )
-            await self._say_bytes(visit, 200, content, headers)
-            return
-        headers = (*headers, *_headers(visit))
-        if visit.scope["method"] == "HEAD":
-            await answer.whole(visit.send, 200, NDJSON.encode("ascii"), b"", headers, head=True)
-            return
-        stream = Stream(visit.send, write_timeout=self._endpoint.write_timeout)
-        async with self._watching(visit, job_id, self._settings.stream_timeout) as watch:
-            await stream.begin(NDJSON.encode("ascii"), headers)
-            await write_lines(stream, self._store, asked, first, entries, watch if follows else None)
 
     async def _cancel(self, visit: Visit, job_id: str, owner: str) -> None:
         Query(visit.scope.get("query_string", b""), ())
@@ -364,7 +328,7 @@ class JobResources:
     async def _say_stopped(self, visit: Visit, job: Job) -> None:
         headers: Headers = () if job.is_terminal else ((b"retry-after", b"%d" % retry_after(job)),)
         headers = (*headers, (b"etag", etag(job).encode("ascii")))
-        await self._say(visit, 200 if job.is_terminal else 202, shown(job, _base(visit)), headers)
+        await self._say(visit, 200 if job.is_terminal else 202, self._shown(visit, job), headers)
 
     async def _delete(self, visit: Visit, job_id: str, owner: str) -> None:
         """Stops a job that runs, and removes one that has ended."""
@@ -396,7 +360,6 @@ class JobResources:
             secret=secret,
             endpoints=visit.endpoints,
             guarded=visit.guarded,
-            most_bytes=self._settings.store.chunk_bytes,
         )
         submitted = await again.submit(self._new(owner, key, self._vault.sealed(secret, owner)))
         base = _base(visit)
@@ -404,9 +367,12 @@ class JobResources:
             (b"location", f"{base}/{submitted.job.id}".encode()),
             (b"retry-after", b"%d" % retry_after(submitted.job)),
         )
-        await self._say(visit, 202, shown(submitted.job, base), headers)
+        await self._say(visit, 202, self._shown(visit, submitted.job), headers)
 
     # Answers
+
+    def _shown(self, visit: Visit, job: Job) -> dict[str, Any]:
+        return shown(job, _base(visit), self._settings.delivery_at(self._endpoint.path))
 
     def _entries(self, visit: Visit, job: Job, *, indexed: bool) -> Entries:
         minimal = unpacked_options(job.options).options.minimal
@@ -464,19 +430,6 @@ def _negotiated(fields: Mapping[bytes, bytes]) -> str:
 def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:
     value = fields.get(name)
     return None if value is None else value.decode("latin-1")
-
-
-def _results_tag(job: Job, asked: Asked, media_type: str) -> str:
-    said = repr((job.id, job.version, asked[2:], media_type)).encode("utf-8", "surrogatepass")
-    return f'"{hashlib.sha256(said).hexdigest()[:32]}"'
-
-
-def _query_on(query: Query, cursor: str) -> str:
-    """The same page, from there on."""
-    names = ("limit", "order", "outcome")
-    return "&".join(
-        [*(f"{name}={query.text(name)}" for name in names if query.text(name) is not None), f"after={cursor}"]
-    )
 
 
 @contextmanager

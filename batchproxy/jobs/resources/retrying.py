@@ -19,8 +19,8 @@ from ...engine.model import Batch, Caller, Item, Refusal, Result, Template
 from ...engine.policy import Judge
 from ...engine.references import Values, complete
 from ..store import Job, JobStore, NewJob, Outcome, Submitted, WrongState
-from .intake import Guarded
-from .problems import Conflict, TooLargeJob
+from .intake import Guarded, in_one_chunk
+from .problems import Conflict
 from .secrets import CannotOpen, Secret
 from .stored import is_ordered, packed_item, packed_options, unpacked_item, unpacked_options
 
@@ -48,12 +48,10 @@ class Retry:
         secret: Secret,
         endpoints: Collection[str],
         guarded: Guarded,
-        most_bytes: int,
     ) -> None:
         self._store = store
         self._endpoint = endpoint
         self._guarded = guarded
-        self._most = most_bytes
         self._job = job
         self._outcomes = tuple(outcomes) or FAILED
         self._said = unpacked_options(job.options)
@@ -89,9 +87,7 @@ class Retry:
             batch = await self._guarded(batch)
         packed = [packed_item(item, batch.refused.get(item.index), self._secret) for item in batch.items]
         if is_ordered(batch.options, batch.items):
-            if sum(map(len, packed)) > self._most:
-                raise TooLargeJob(f"With the values that they took, the items have more than {self._most} bytes.")
-            new = msgspec.structs.replace(new, chunk_items=max(len(packed), 1))
+            new = in_one_chunk(new, packed, self._endpoint.max_batch_bytes)
         async with self._store.submission(new) as submission:
             for item in packed:
                 await submission.add(item)

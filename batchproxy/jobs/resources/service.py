@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...endpoint import Endpoint, Visit
-from ...engine.errors import Unsupported
+from ...engine.errors import SettingError, Unsupported
 from ...engine.events import Observer
 from ...engine.model import ASGIApp, Receive, Scope, Send
 from ...engine.target import Entry
 from ..store import opened
+from ..webhooks import WebhookSender
 from ..working import JobKind, JobWorker
 from .apis import JobApi
 from .describing import described, operations
@@ -49,8 +50,19 @@ class JobService:
         self._vault = Vault(box_of(settings.secret_key_file), settings.plain_headers)
         self._endpoints = endpoints
         paths = [endpoint.path for endpoint in endpoints]
+        for path in settings.endpoint_delivery:
+            if path not in paths:
+                raise SettingError("jobs.endpoint_delivery", path, f"expected one of {', '.join(paths)}")
         self.kinds: list[JobKind] = [
-            NativeKind(endpoint.path, endpoint, self._vault, entry=entry, endpoints=paths, delivery=settings.delivery)
+            NativeKind(
+                endpoint.path,
+                endpoint,
+                self._vault,
+                entry=entry,
+                endpoints=paths,
+                delivery=settings.delivery_at(endpoint.path),
+                callbacks=settings.webhooks is not None,
+            )
             for endpoint in endpoints
         ]
         self.kinds += [api.kind(self._vault, entry=entry, endpoints=paths) for api in settings.apis]
@@ -65,6 +77,11 @@ class JobService:
 
     def __repr__(self) -> str:
         return f"JobService({self._settings.store!r}, {'running' if self._resources else 'not running'})"
+
+    @property
+    def settings(self) -> JobsSettings:
+        """Whoever works on these jobs needs them too, wherever it is."""
+        return self._settings
 
     # In the lifespan of the app
 
@@ -115,12 +132,12 @@ class JobService:
                 }
                 about = (store, self._settings, self._vault)
                 apis = [(api, api.resources(*about, endpoints=self._paths)) for api in self._settings.apis]
-                if not self._settings.worker:
-                    self._resources, self._apis = made, apis
-                    begun.set_result(None)
-                    await stop.wait()
-                    return
-                async with JobWorker(store, self.kinds, self._settings.work, observers=self._observers):
+                async with AsyncExitStack() as stack:
+                    if self._settings.worker:
+                        if self._settings.webhooks is not None:
+                            await stack.enter_async_context(WebhookSender(store, self._settings.webhooks))
+                        worker = JobWorker(store, self.kinds, self._settings.work, observers=self._observers)
+                        await stack.enter_async_context(worker)
                     self._resources, self._apis = made, apis
                     begun.set_result(None)
                     await stop.wait()
@@ -188,7 +205,7 @@ class JobService:
         return described(self._settings, endpoint, problem_type)
 
     def operations(self, endpoint: Endpoint) -> dict[str, dict[str, Any]]:
-        return operations(endpoint)
+        return operations(self._settings, endpoint)
 
 
 def _not_running() -> Unavailable:

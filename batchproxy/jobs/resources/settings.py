@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...endpoint import Endpoint
@@ -12,6 +12,7 @@ from ...engine.headers import is_token
 from ...engine.settings import Bytes, Seconds, Settings, count, seconds, strings
 from ...engine.target import Entry
 from ..store import StoreSettings
+from ..webhooks import WebhookSettings
 from ..working import Delivery, WorkSettings
 from .apis import JobApi
 from .principal import FindPrincipal, Owners
@@ -41,7 +42,9 @@ class JobsSettings(Settings):
     answer waits for a job, `stream_timeout` that of a stream, `deadline` that of a job. `poll` is how soon a change is
     noticed without a hint.
 
-    With `worker`, this process works on jobs too, as `work` says. `delivery` is for items that are not idempotent.
+    With `worker`, this process works on jobs too, as `work` says. `delivery` is for items that are not idempotent;
+    `endpoint_delivery` has another one for endpoints, by their paths, and a batch may say another. With `webhooks`,
+    callers may ask to be told of the end of a job; those who work tell them.
 
     `apis` are other APIs over the same jobs, such as `OpenAISettings()` of `batchproxy.jobs.openai`.
     """
@@ -61,6 +64,8 @@ class JobsSettings(Settings):
     worker: bool = True
     work: WorkSettings = field(default_factory=_gently)
     delivery: Delivery = Delivery.AT_MOST_ONCE
+    endpoint_delivery: Mapping[str, Delivery] = field(default_factory=dict)
+    webhooks: WebhookSettings | None = None
     apis: Sequence[JobApi] = ()
 
     def __post_init__(self) -> None:
@@ -75,17 +80,37 @@ class JobsSettings(Settings):
         for header in strings("jobs.plain_headers", self.plain_headers):
             if not is_token(header):
                 raise SettingError("jobs.plain_headers", self.plain_headers, "expected names of headers")
-        try:
-            object.__setattr__(self, "delivery", Delivery(self.delivery))
-        except ValueError:
-            raise SettingError("jobs.delivery", self.delivery, f"expected one of {', '.join(Delivery)}") from None
+        self._check_delivery()
+        webhooks = self.webhooks
+        if webhooks is not None and not (isinstance(webhooks, WebhookSettings) and webhooks.secrets):
+            raise SettingError("jobs.webhooks", webhooks, "expected WebhookSettings(secrets={…}) that names a secret")
         for api in self.apis:
             if not callable(getattr(api, "takes", None)):
                 raise SettingError("jobs.apis", self.apis, "expected settings such as OpenAISettings(…)")
         Owners(self.principal, anonymous=self.anonymous)
+
+    def _check_delivery(self) -> None:
+        object.__setattr__(self, "delivery", _delivery("jobs.delivery", self.delivery))
+        if not isinstance(self.endpoint_delivery, Mapping):
+            raise SettingError(
+                "jobs.endpoint_delivery", self.endpoint_delivery, "expected paths of endpoints with values"
+            )
+        read = {path: _delivery("jobs.endpoint_delivery", said) for path, said in self.endpoint_delivery.items()}
+        object.__setattr__(self, "endpoint_delivery", read)
+
+    def delivery_at(self, path: str) -> Delivery:
+        """That of jobs of the endpoint with this path that do not say another."""
+        return self.endpoint_delivery.get(path, self.delivery)
 
     def service(
         self, endpoints: Sequence[Endpoint], entry: Callable[[str], Entry], observers: Sequence[Observer] = ()
     ) -> JobService:
         """The jobs of these endpoints; `entry` says for a `root_path` where their items enter."""
         return JobService(self, endpoints, entry, observers)
+
+
+def _delivery(setting: str, value: str) -> Delivery:
+    try:
+        return Delivery(value)
+    except ValueError:
+        raise SettingError(setting, value, f"expected one of {', '.join(Delivery)}") from None

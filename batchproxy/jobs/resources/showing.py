@@ -9,15 +9,17 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from ...engine.model import Callback, Delivery
 from ..store import Job, JobState
+from .stored import unpacked_options
 
 _SOONEST, _LATEST = 1, 30
 """Bounds of `Retry-After`, in seconds."""
 
 
-def shown(job: Job, base: str, *, now: float | None = None) -> dict[str, Any]:
-    """`base` is the path of the jobs of the endpoint, as clients write it."""
-    counts = job.counts
+def shown(job: Job, base: str, delivery: Delivery, *, now: float | None = None) -> dict[str, Any]:
+    """`base` is the path of the jobs of the endpoint, as clients write it, `delivery` what counts without another."""
+    counts, said = job.counts, unpacked_options(job.options).options
     here = f"{base}/{job.id}"
     members: dict[str, Any] = {
         "id": job.id,
@@ -42,6 +44,8 @@ def shown(job: Job, base: str, *, now: float | None = None) -> dict[str, Any]:
         "kept_until": _time(job.purge_at),
         "cancel_requested_at": _time(job.cancel_requested_at),
         "retry_of": job.retry_of,
+        "delivery": (said.delivery or delivery).value,
+        "callback": _callback(said.callback),
         "links": {"self": here, "events": f"{here}/events", "results": f"{here}/results"},
     }
     if job.is_terminal:
@@ -64,6 +68,13 @@ def retry_after(job: Job, *, now: float | None = None) -> int:
     if eta is None:
         return 2
     return int(min(max((eta - now) / 4, _SOONEST), _LATEST))
+
+
+def _callback(callback: Callback | None) -> dict[str, Any] | None:
+    """As it was sent; what is not secret of it is for the owner alone all the same."""
+    if callback is None:
+        return None
+    return {"url": callback.url, "events": callback.events, "secret_ref": callback.secret_ref}
 
 
 def _progress(job: Job) -> float:

@@ -12,6 +12,10 @@ from ...engine.errors import Failure
 from ...engine.model import Caller, Execution, Headers, Item, OnError, Options, Refusal, Template
 from .secrets import Secret, has_credentials, opened_headers, sealed_headers
 
+MOST_ORDERED = 10_000
+"""How many items a job may have that one worker has to have together. If it has to be found out which of them ends
+workers, each is read anew along with all the others."""
+
 
 class JobOptions(msgspec.Struct, frozen=True, array_like=True):
     """Who asked, without what is secret, and how the items are to be run."""
@@ -89,6 +93,11 @@ def unpacked_item(index: int, data: bytes, secret: Secret) -> tuple[Item, Refusa
         stored.timeout,
     )
     return item, None if stored.failure is None else Refusal(_FAILURES[stored.failure], stored.detail)
+
+
+def stored_id(data: bytes) -> str | None:
+    """The id that an item has from its sender."""
+    return _decode_item(data).id
 
 
 def is_ordered(options: Options, items: tuple[Item, ...]) -> bool:

@@ -1,6 +1,6 @@
 """An answer that is written bit by bit, at the reader's pace.
 
-Knows: ASGI's `send`. Must not know: what is written.
+Knows: ASGI's `send`, and that a content may be coded. Must not know: what is written.
 """
 
 from __future__ import annotations
@@ -10,26 +10,29 @@ import asyncio
 from ... import answer
 from ...engine.model import Headers, Send
 from ...request import Disconnected
+from .coding import Gzip
 
 
 class Stream:
     """`begin`, `write` as often as there is something, `end`. Raises `Disconnected` if nobody takes it."""
 
-    def __init__(self, send: Send, *, write_timeout: float) -> None:
+    def __init__(self, send: Send, *, write_timeout: float, gzip: Gzip | None = None) -> None:
         self._send = send
         self._write_timeout = write_timeout
+        self._gzip = gzip
 
-    async def begin(self, media_type: bytes, headers: Headers) -> None:
+    async def begin(self, media_type: bytes, headers: Headers, *, status: int = 200) -> None:
         # The second is for front proxies, so that they hand on each bit when it comes.
         about = ((b"content-type", media_type), (b"x-accel-buffering", b"no"))
-        await self._deliver(answer.start(200, (*about, *headers)))
+        await self._deliver(answer.start(status, (*about, *headers)))
 
     async def write(self, content: bytes) -> None:
         if content:
-            await self._deliver(answer.body(content, more=True))
+            written = content if self._gzip is None else await self._gzip.part(content)
+            await self._deliver(answer.body(written, more=True))
 
     async def end(self, content: bytes = b"") -> None:
-        await self._deliver(answer.body(content))
+        await self._deliver(answer.body(content if self._gzip is None else await self._gzip.end(content)))
 
     async def _deliver(self, message: dict[str, object]) -> None:
         try:

@@ -21,7 +21,7 @@ To work, in as many processes as there are:
                     await checkpointer.intend(claim.lease, seq)            # before sending, if never to be sent twice
                     await checkpointer.settle(claim.lease, ItemResult(…))  # committed when it returns
                     await checkpointer.park(claim.lease, Parked(…))        # to be tried again later
-                case Kind.VALIDATE:                    # `validation`: start, add, commit; or `ending.fail`
+                case Kind.VALIDATE:                    # `async with store.validation(claim)`; or `ending.fail`
                     …
                 case Kind.FINALIZE:
                     await store.ending.settle_rest(claim.lease)
@@ -31,7 +31,8 @@ To work, in as many processes as there are:
 
 A worker begins nothing of a chunk later than 0.8 · `ttl` after it asked for it or for its renewal, by its own monotonic
 clock, and waits for more by `store.hints.on(WORK)` and `store.claims.next_due()`. From time to time every process calls
-`store.ending.expire()` and `store.retention.sweep()`.
+`store.ending.expire()` and `store.retention.sweep()`. Who tells others what is in `store.outbox` waits for more by
+`store.hints.on(OUTBOX)` and `store.outbox.next_due()`.
 
 To read: `store.jobs` (get, list, stopping), `store.results` (in_order, in_completion_order, of), `store.hints`. To
 change: `store.ending.cancel`, `store.retry`, `store.retention.delete`. Beside jobs: `store.files`, `store.outbox`,
@@ -67,7 +68,7 @@ from .errors import (
     WrongState,
 )
 from .files import File, FilePage
-from .hints import WORK
+from .hints import OUTBOX, WORK
 from .limiter import Allowance, Limits
 from .model import (
     WORKER_LOST,
@@ -96,6 +97,7 @@ from .workers import Worker
 
 __all__ = [
     "OPEN",
+    "OUTBOX",
     "STOPPING",
     "TERMINAL",
     "WORK",

@@ -64,18 +64,18 @@ class Folder:
         return f"Folder({self._root})"
 
     def writer(self, place: str, name: str) -> FileWriter:
-        return FileWriter(self._root, self._path(place) / _checked(name))
+        return FileWriter(self._root, self._path(place) / checked(name))
 
     async def read(self, place: str, name: str, start: int, length: int) -> bytes:
         with translated():
-            data = await asyncio.to_thread(_read, self._path(place) / _checked(name), start, length)
+            data = await asyncio.to_thread(_read, self._path(place) / checked(name), start, length)
         if data is None or len(data) != length:
             raise gone(place)
         return data
 
     async def stream(self, place: str, name: str, start: int = 0) -> AsyncIterator[bytes]:
         with translated():
-            file = await asyncio.to_thread(_opened, self._path(place) / _checked(name), start)
+            file = await asyncio.to_thread(_opened, self._path(place) / checked(name), start)
         if file is None:
             raise gone(place)
         try:
@@ -90,7 +90,7 @@ class Folder:
 
     def _path(self, place: str) -> Path:
         # The end of an id is random, its beginning is not: so that no folder gets too many.
-        return self._root / _checked(place)[-2:] / place
+        return self._root / checked(place)[-2:] / place
 
 
 class FileWriter:
@@ -156,7 +156,7 @@ class FileWriter:
         self._path.unlink(missing_ok=True)
 
 
-def _checked(name: str) -> str:
+def checked(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not the name of a blob")
     return name

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, insert, select, tuple_, update
+from sqlalchemy import Row, bindparam, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .blobs import BlobStore
@@ -23,6 +23,20 @@ from .model import ItemResult, Lease, Parked, Verdict
 from .points import Passing
 from .settling import BlobRange, Bodies, forget_intents, settle_all, unpark
 from .tables import chunk, intent, result, retry
+
+# Made once: to make one takes longer than to run it.
+_held = (
+    select(chunk)
+    .where(
+        tuple_(chunk.c.job, chunk.c.no).in_(bindparam("places", expanding=True)),
+        chunk.c.holder.is_not(None),
+    )
+    .order_by(chunk.c.job, chunk.c.no)  # so that two who lock several never wait for each other
+    .with_for_update()
+)
+_known = select(result.c.seq, result.c.epoch).where(
+    result.c.job == bindparam("of_job"), result.c.seq.in_(bindparam("seqs", expanding=True))
+)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +122,8 @@ class Checkpoints:
         bodies: Bodies,
     ) -> tuple[list[Verdict], set[str]]:
         rows = await held_rows(connection, list(merged))
-        there = await _there(connection, {lease: merged[lease].seqs for lease in rows})
+        # Of a chunk that has none there is nothing to be looked for.
+        there = await _there(connection, {lease: merged[lease].seqs for lease, row in rows.items() if row.done_n})
         writes = []
         for lease, row in rows.items():
             said, known = merged[lease], there.get(lease.job, {})
@@ -117,9 +132,10 @@ class Checkpoints:
             writes.append((row, results, lease.epoch))
         done = await settle_all(connection, writes, bodies)
         if done:
-            await advance(connection, done, now)
-            # Not for every checkpoint: a NOTIFY makes commits of the whole database wait for each other.
-            await self._hints.announce(connection, WORK, *sorted(done))
+            is_more = await advance(connection, done, now)
+            # Not for every checkpoint: a NOTIFY makes commits of the whole database wait for each other. And for every
+            # chunk that ends all workers would ask for work of which there is no more than before.
+            await self._hints.announce(connection, *([WORK] if is_more else ()), *sorted(done))
         return [_verdict(entry, rows, there.get(entry.lease.job, {})) for entry in entries], done
 
 
@@ -164,16 +180,8 @@ def _merged(entries: Sequence[Entry]) -> dict[Lease, _Merged]:
 async def held_rows(connection: AsyncConnection, leases: Sequence[Lease]) -> dict[Lease, Row[Any]]:
     """The chunks of those leases that are still held, locked."""
     wanted = {(lease.job, lease.chunk, lease.epoch): lease for lease in leases}
-    query = (
-        select(chunk)
-        .where(
-            tuple_(chunk.c.job, chunk.c.no).in_({(lease.job, lease.chunk) for lease in leases}),
-            chunk.c.holder.is_not(None),
-        )
-        .order_by(chunk.c.job, chunk.c.no)  # so that two who lock several never wait for each other
-        .with_for_update()
-    )
-    rows = {(row.job, row.no, row.epoch): row for row in await connection.execute(query)}
+    places = list({(lease.job, lease.chunk) for lease in leases})
+    rows = {(row.job, row.no, row.epoch): row for row in await connection.execute(_held, {"places": places})}
     return {wanted[place]: row for place, row in rows.items() if place in wanted}
 
 
@@ -185,8 +193,8 @@ async def _there(connection: AsyncConnection, asked: dict[Lease, set[int]]) -> d
     there = {}
     for job_id, seqs in wanted.items():
         if seqs:
-            query = select(result.c.seq, result.c.epoch).where(result.c.job == job_id, result.c.seq.in_(seqs))
-            there[job_id] = {row.seq: row.epoch for row in await connection.execute(query)}
+            rows = await connection.execute(_known, {"of_job": job_id, "seqs": list(seqs)})
+            there[job_id] = {row.seq: row.epoch for row in rows}
     return there
 
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, case, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .checkpoints import held_rows
@@ -54,6 +55,7 @@ _renew = (
     .where(chunk.c.job == bindparam("of_job"), chunk.c.no == bindparam("of_no"))
     .values(due_at=bindparam("to_due_at"))
 )
+_blame = update(chunk).where(chunk.c.job == bindparam("of_job"), chunk.c.no == bindparam("of_no"))
 _release = (
     update(chunk)
     .where(chunk.c.job == bindparam("of_job"), chunk.c.no == bindparam("of_no"))
@@ -71,15 +73,20 @@ class Claims:
         """At most `want` chunks, each for `lease` seconds; fair between owners, then between jobs of one owner.
 
         Of chunks that a lost worker had, items that were intended become `unknown`; a chunk with which too many were
-        lost is split into single items, and such an item becomes an error, `worker_lost`. Of those for which one more
-        lost worker is too many, a worker has one at a time: else the innocent would be judged along with the guilty.
+        lost is split into single items, and such an item becomes an error, `worker_lost`. One for which one more lost
+        worker is too many is a suspect, of which a worker has one at a time. It is given up only if its worker is lost
+        after `blame`: else the innocent would be judged along with the guilty.
         """
 
-        async def work(connection: AsyncConnection, now: float) -> list[Claim]:
-            return await _Claiming(self._database, connection, now, worker, kinds).run(want)
+        async def work(connection: AsyncConnection, now: float) -> tuple[list[Claim], list[str]]:
+            claiming = _Claiming(self._database, connection, now, worker, kinds)
+            claims = await claiming.run(want)
+            await self._hints.announce(connection, *claiming.topics)
+            return claims, claiming.topics
 
-        claims = await self._database.write(work)
+        claims, topics = await self._database.write(work)
         self._passing("claim.committed")
+        self._hints.give(*topics)
         return claims
 
     async def renew(self, leases: Collection[Lease]) -> Renewal:
@@ -97,6 +104,20 @@ class Claims:
             )
             stopping = {lease.job for lease in leases} - {row.id for row in await connection.execute(going)}
             return Renewal(frozenset(held), frozenset(stopping))
+
+        return await self._database.write(work)
+
+    async def blame(self, lease: Lease) -> bool:
+        """Before a suspect is begun, while nothing else runs: it has done it if the worker is lost from now on.
+
+        Whether the lease is still held.
+        """
+
+        async def work(connection: AsyncConnection, now: float) -> bool:
+            rows = await held_rows(connection, [lease])
+            if rows:
+                await connection.execute(_blame.values(lost=self._database.settings.lost), _place(lease))
+            return bool(rows)
 
         return await self._database.write(work)
 
@@ -119,6 +140,9 @@ class Claims:
                         for lease, row in held.items()
                     ],
                 )
+                limit = self._database.settings.lost
+                if blamed := [lease for lease, row in held.items() if _is_blamed(row, limit)]:
+                    await connection.execute(_blame.values(lost=_last_chance(limit)), [_place(each) for each in blamed])
                 # What is released of an end comes back when it was said to, and not at once.
                 await advance(connection, {lease.job for lease in held if lease.kind is not Kind.FINALIZE}, now)
                 await self._hints.announce(connection, WORK)
@@ -131,11 +155,9 @@ class Claims:
 
     async def next_due(self) -> float | None:
         """In how many seconds there may be something to claim, as far as it is known now; None for nothing at all."""
-        is_open = exists().where(job.c.id == chunk.c.job, _matching(tuple(Kind)), job.c.gone.is_(None))
-        query = select(func.min(chunk.c.due_at)).where(chunk.c.due_at.is_not(None), is_open)
 
         async def work(connection: AsyncConnection, now: float) -> float | None:
-            due: float | None = (await connection.execute(query)).scalar_one()
+            due: float | None = (await connection.execute(_first_due())).scalar_one()
             return None if due is None else max(due - now, 0.0)
 
         return await self._database.read(work)
@@ -164,8 +186,9 @@ class _Claiming:
         self._granted: list[tuple[Row[Any], JobState, int]] = []
         self._seen: set[tuple[str, int]] = set()
         self._done: set[str] = set()
+        self._changed: set[str] = set()
         self._limit = database.settings.lost
-        self._last_chance = max(self._limit - 1, 1)
+        self._last_chance = _last_chance(self._limit)
         self._has_suspect: bool | None = None  # as long as there is no other, nobody asks
 
     async def run(self, want: int) -> list[Claim]:
@@ -183,18 +206,14 @@ class _Claiming:
             await advance(self._connection, self._done, self._now)
         return await self._grant()
 
+    @property
+    def topics(self) -> list[str]:
+        """What others want to know of: jobs that have begun, or have new results, and work that there is now."""
+        return sorted(self._changed) + ([WORK] if self._done else [])
+
     async def _candidates(self) -> list[Candidate]:
         """Open jobs with something that is due: the first of every owner, then the second ones, …"""
-        is_due = exists().where(chunk.c.job == job.c.id, chunk.c.due_at <= self._now, _matching(self._kinds))
-        turn = func.row_number().over(partition_by=job.c.owner, order_by=(job.c.priority.desc(), job.c.id))
-        states = [state for states, _ in _KINDS for state in states]
-        query = (
-            select(job.c.id, job.c.owner, job.c.state, job.c.priority, turn.label("turn"))
-            .where(job.c.state.in_(states), job.c.gone.is_(None), is_due)
-            .order_by("turn", job.c.id)
-            .limit(_CANDIDATES)
-        )
-        rows = await self._connection.execute(query)
+        rows = await self._connection.execute(_with_work(frozenset(self._kinds)), {"now": self._now})
         return [Candidate(row.id, row.owner, JobState(row.state), row.priority) for row in rows]
 
     async def _held(self) -> dict[tuple[str, str], int]:
@@ -220,7 +239,7 @@ class _Claiming:
         return rows
 
     async def _take(self, row: Row[Any], candidate: Candidate) -> None:
-        lost = row.lost + (row.holder is not None)
+        lost = self._lost(row)
         if row.no == Kind.FINALIZE:
             until = await postponed(self._connection, row.job, self._now)
             if until is not None:
@@ -232,6 +251,13 @@ class _Claiming:
             if row.span == 1 and lost >= self._last_chance and not await self._is_first_suspect():
                 return
         self._granted.append((row, candidate.state, lost))
+
+    def _lost(self, row: Row[Any]) -> int:
+        """With how many workers; of single items, those that count."""
+        lost: int = row.lost + (row.holder is not None)
+        if row.no < 0 or row.span > 1:
+            return lost
+        return self._limit if _is_blamed(row, self._limit) else min(lost, self._last_chance)
 
     async def _is_first_suspect(self) -> bool:
         """Whether the worker has no other item that may be what workers are lost with; from now on it has one."""
@@ -247,7 +273,7 @@ class _Claiming:
         if not self._has_suspect:
             return []
         lost = chunk.c.lost + case((chunk.c.holder.is_not(None), 1), else_=0)
-        return [or_(chunk.c.span != 1, chunk.c.has_intents, lost < self._last_chance, lost >= self._limit)]
+        return [or_(chunk.c.span != 1, chunk.c.has_intents, lost < self._last_chance, chunk.c.lost >= self._limit)]
 
     async def _is_spent(self, row: Row[Any], lost: int) -> bool:
         """Whether nothing is left to claim of a chunk that somebody had before."""
@@ -271,6 +297,7 @@ class _Claiming:
             row = await self._split(row, left)
         if results:
             await settle(self._connection, row, results, epoch=row.epoch)
+            self._changed.add(row.job)
         if not left or is_poison:
             await self._connection.execute(_release, _place_of(row) | {"to_due_at": None})
             self._done.add(row.job)
@@ -327,6 +354,7 @@ class _Claiming:
             ],
         )
         begun = {row.job for row, state, _ in self._granted if state is JobState.QUEUED}
+        self._changed |= begun
         for job_id in sorted(begun):
             await self._connection.execute(
                 update(job)
@@ -344,6 +372,8 @@ class _Claiming:
                 parked=await self._parked(row) if row.parked_n else {},
                 ttl=ttl,
                 lost=lost,
+                size=row.blob_length or 0,
+                is_suspect=row.no >= 0 and row.span == 1 and lost >= self._last_chance,
             )
             for row, state, lost in self._granted
         ]
@@ -379,6 +409,15 @@ def shares(jobs: Collection[Candidate], held: dict[tuple[str, str], int], want: 
     return taken
 
 
+def _last_chance(limit: int) -> int:
+    """The number of lost workers with which a single item is a suspect."""
+    return max(limit - 1, 1)
+
+
+def _is_blamed(row: Row[Any], limit: int) -> bool:
+    return bool(row.no >= 0 and row.span == 1 and row.lost >= limit)
+
+
 async def _next_due(connection: AsyncConnection, row: Row[Any], now: float) -> float:
     """When the first item of a chunk may be tried: later than now only if all that are open are parked."""
     if row.parked_n < row.n - row.done_n or not row.parked_n:
@@ -394,6 +433,27 @@ def _matching(kinds: Collection[Kind]) -> ColumnElement[bool]:
     if Kind.ITEMS in kinds:
         wanted = or_(wanted, chunk.c.no >= 0)
     return and_(or_(*(and_(job.c.state.in_(states), condition) for states, condition in _KINDS)), wanted)
+
+
+@cache
+def _with_work(kinds: frozenset[Kind]) -> Select[Any]:
+    """Open jobs with such work that is due at `now`: made once, for making it takes longer than running it."""
+    is_due = exists().where(chunk.c.job == job.c.id, chunk.c.due_at <= bindparam("now"), _matching(kinds))
+    turn = func.row_number().over(partition_by=job.c.owner, order_by=(job.c.priority.desc(), job.c.id))
+    states = [state for states, _ in _KINDS for state in states]
+    return (
+        select(job.c.id, job.c.owner, job.c.state, job.c.priority, turn.label("turn"))
+        .where(job.c.state.in_(states), job.c.gone.is_(None), is_due)
+        .order_by("turn", job.c.id)
+        .limit(_CANDIDATES)
+    )
+
+
+@cache
+def _first_due() -> Select[Any]:
+    """When the first of all open work is due."""
+    is_open = exists().where(job.c.id == chunk.c.job, _matching(tuple(Kind)), job.c.gone.is_(None))
+    return select(func.min(chunk.c.due_at)).where(chunk.c.due_at.is_not(None), is_open)
 
 
 def _place(lease: Lease) -> dict[str, Any]:

@@ -11,10 +11,13 @@ from collections.abc import Callable
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-# How long to wait for locks is set along with it, for it is the first statement of every transaction: a setting of the
+from .settings import StoreSettings
+
+# The bounds of the transaction are set along with it, for it is the first statement of every one: a setting of the
 # session would go to somebody else's transaction behind a pooler.
 _POSTGRESQL = text(
-    "SELECT extract(epoch FROM clock_timestamp())::float8, set_config('lock_timeout', :wait, true)",
+    "SELECT extract(epoch FROM clock_timestamp())::float8, set_config('lock_timeout', :lock, true),"
+    " set_config('statement_timeout', :statement, true), set_config('idle_in_transaction_session_timeout', :idle, true)"
 )
 
 
@@ -24,9 +27,11 @@ class Clock:
     def __init__(self, ahead: Callable[[], float] = lambda: 0.0) -> None:
         self._ahead = ahead
 
-    async def start(self, connection: AsyncConnection, wait: float) -> float:
-        """The time at the start of a transaction, in seconds of the epoch; it waits so long for each lock."""
+    async def start(self, connection: AsyncConnection, settings: StoreSettings) -> float:
+        """The time at the start of a transaction, in seconds of the epoch; it gets its bounds along with it."""
         if connection.dialect.name == "sqlite":
             return time.time() + self._ahead()
-        row = (await connection.execute(_POSTGRESQL, {"wait": f"{max(int(wait * 1000), 1)}ms"})).one()
+        bounds = {"lock": settings.wait, "statement": settings.statement_time, "idle": settings.idle_time}
+        said = {name: f"{max(int(bound * 1000), 1)}ms" for name, bound in bounds.items()}
+        row = (await connection.execute(_POSTGRESQL, said)).one()
         return float(row[0]) + self._ahead()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import event
@@ -18,9 +19,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from .clock import Clock
-from .errors import StoreBusy
+from .errors import StoreBusy, StoreUnreachable
 from .faults import AGAIN, sqlstate, translated
 from .settings import StoreSettings
+from .trips import connected
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection, float], Awaitable[T]]
@@ -40,13 +42,14 @@ class Turn:
 
 
 class Database:
-    """`write` and `read` run a transaction; `aclose` waits for those that run."""
+    """`write` and `read` run a transaction; `aclose` waits for those that run, and from then on there are none."""
 
     def __init__(self, settings: StoreSettings, clock: Clock) -> None:
         self.settings = settings
         self.is_sqlite = not settings.is_postgresql
         self._clock = clock
         self._running: set[asyncio.Task[Any]] = set()
+        self._is_closed = False
         # SQLite has one writer at a time; those of this process queue here, in order, instead of polling for the lock.
         self._turn = asyncio.Lock()
         if self.is_sqlite:
@@ -93,6 +96,7 @@ class Database:
         return await self._waited_for(self._read, work)
 
     async def aclose(self) -> None:
+        self._is_closed = True
         while self._running:
             await asyncio.wait(self._running)
         await self._writer.dispose()
@@ -104,6 +108,9 @@ class Database:
             await connection.exec_driver_sql("PRAGMA journal_mode = WAL")
 
     async def _waited_for(self, run: Callable[[Work[T], Turn], Coroutine[Any, Any, T]], work: Work[T]) -> T:
+        if self._is_closed:
+            # Else the driver would connect anew, and nobody would end that.
+            raise StoreUnreachable("The store is closed in this process.")
         turn = Turn()
         task = asyncio.get_running_loop().create_task(run(work, turn))
         self._running.add(task)
@@ -162,7 +169,7 @@ class Database:
 
     def _started(self, connection: AsyncConnection, work: Work[T]) -> Callable[[], Awaitable[T]]:
         async def started() -> T:
-            return await work(connection, await self._clock.start(connection, self.settings.wait))
+            return await work(connection, await self._clock.start(connection, self.settings))
 
         return started
 
@@ -194,6 +201,7 @@ def _sqlite(settings: StoreSettings, *, connections: int, reads: bool) -> AsyncE
     # Left to itself, the driver begins transactions where it sees fit: here every one is spelled out.
     engine = create_async_engine(
         settings.driver_url,
+        async_creator=partial(connected, settings.file),
         isolation_level="AUTOCOMMIT",
         pool_size=connections,
         max_overflow=0,

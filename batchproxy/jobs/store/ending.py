@@ -14,13 +14,13 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, and_, delete, exists, func, insert, select, update
+from sqlalchemy import Row, bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .database import Database
 from .errors import LeaseLost, WrongState
 from .filling import FRESH
-from .hints import WORK, Hints
+from .hints import OUTBOX, WORK, Hints
 from .model import ItemResult, Job, Kind, Lease, Outcome
 from .outbox import Message, put
 from .points import Passing
@@ -32,6 +32,10 @@ from .tables import chunk, chunk_input, job
 _RESTS = 10
 """How many chunks get the results that are missing in one transaction."""
 _EXPIRED_AT_ONCE = 100
+
+
+_of_job = select(job).where(job.c.id == bindparam("of_job")).with_for_update()
+_has_open = select(exists().where(chunk.c.job == bindparam("of_job"), chunk.c.no >= 0, chunk.c.due_at.is_not(None)))
 
 
 class Ending:
@@ -106,9 +110,9 @@ class Ending:
             row = await locked(connection, lease.job)
             return await self._end(connection, now, lease, JobState(row.ending), values, messages)
 
-        return await self._ended(work)
+        return await self._ended(work, messages)
 
-    async def fail(self, lease: Lease, error: bytes, *, messages: Sequence[Message] = ()) -> Job:
+    async def fail(self, lease: Lease, error: bytes | None, *, messages: Sequence[Message] = ()) -> Job:
         """The end of a job that is not valid, or that cannot be brought to another. Raises `LeaseLost`."""
 
         async def work(connection: AsyncConnection, now: float) -> Job:
@@ -120,13 +124,13 @@ class Ending:
                 await drop_items(connection, lease.job)
             return await self._end(connection, now, lease, JobState.FAILED, {"error": error}, messages)
 
-        return await self._ended(work)
+        return await self._ended(work, messages)
 
-    async def _ended(self, work: Any) -> Job:
+    async def _ended(self, work: Any, messages: Sequence[Message]) -> Job:
         self._passing("finalize.before_commit")
         ended: Job = await self._database.write(work)
         self._passing("finalize.committed")
-        self._hints.give(ended.id, WORK)
+        self._hints.give(ended.id, *_topics(messages))
         return ended
 
     async def _settle_some(self, connection: AsyncConnection, now: float, lease: Lease) -> bool:
@@ -190,16 +194,26 @@ class Ending:
             )
         )
         await put(connection, now, lease.job, row.owner, messages)
-        await self._hints.announce(connection, lease.job, WORK)
+        await self._hints.announce(connection, lease.job, *_topics(messages))
         return await found(connection, lease.job, None, now)
 
 
-async def advance(connection: AsyncConnection, job_ids: Collection[str], now: float) -> None:
-    """Begins the end of jobs that have nothing left to do, now that work of theirs has ended."""
+def _topics(messages: Sequence[Message]) -> tuple[str, ...]:
+    """Of those who have something to do because a job has ended: workers have not."""
+    return (OUTBOX,) if messages else ()
+
+
+async def advance(connection: AsyncConnection, job_ids: Collection[str], now: float) -> bool:
+    """Begins the end of jobs that have nothing left to do, now that work of theirs has ended.
+
+    Whether there may be something to claim because of this.
+    """
+    is_more = False
     for job_id in sorted(job_ids):
         # Of two workers that end the last two chunks at once, the second sees what the first did.
         row = await locked(connection, job_id)
         if row.state in STOPPING:
+            is_more = True
             # Whoever claims it looks whether somebody else still has items of it.
             await connection.execute(
                 update(chunk)
@@ -207,9 +221,11 @@ async def advance(connection: AsyncConnection, job_ids: Collection[str], now: fl
                 .values(due_at=now)
             )
         elif row.state in (JobState.QUEUED, JobState.RUNNING) and not await _has_open_items(connection, job_id):
+            is_more = True
             await _stop(
                 connection, job_id, JobState.FINALIZING, now, {"ending": JobState.COMPLETED, "finalizing_at": now}
             )
+    return is_more
 
 
 def stage_row(job_id: str, owner: str, kind: Kind, due_at: float) -> dict[str, Any]:
@@ -258,9 +274,8 @@ async def _stop(connection: AsyncConnection, job_id: str, state: JobState, now: 
 
 async def locked(connection: AsyncConnection, job_id: str) -> Row[Any]:
     """The row of a job, to which nobody else does anything until this transaction ends."""
-    return (await connection.execute(select(job).where(job.c.id == job_id).with_for_update())).one()
+    return (await connection.execute(_of_job, {"of_job": job_id})).one()
 
 
 async def _has_open_items(connection: AsyncConnection, job_id: str) -> bool:
-    is_open = and_(chunk.c.job == job_id, chunk.c.no >= 0, chunk.c.due_at.is_not(None))
-    return bool((await connection.execute(select(exists().where(is_open)))).scalar_one())
+    return bool((await connection.execute(_has_open, {"of_job": job_id})).scalar_one())

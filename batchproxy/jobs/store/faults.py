@@ -46,6 +46,8 @@ _POSTGRESQL: Mapping[str, tuple[type[StoreError], str]] = {
     "57014": (StoreBusy, _BUSY),
     "40001": (StoreBusy, _BUSY),
     "40P01": (StoreBusy, _BUSY),
+    "25P03": (StoreUnreachable, _UNREACHABLE),
+    "25P04": (StoreUnreachable, _UNREACHABLE),
     "53100": (StoreFull, _FULL),
     "53": (StoreUnreachable, _UNREACHABLE),
     "25006": (StoreReadOnly, _READ_ONLY),

@@ -73,20 +73,27 @@ class Files:
         return await self._database.read(work)
 
     async def list(
-        self, owner: str | None, *, purpose: str | None = None, after: str | None = None, limit: int = 100
+        self,
+        owner: str | None,
+        *,
+        purpose: str | None = None,
+        oldest_first: bool = False,
+        after: str | None = None,
+        limit: int = 100,
     ) -> FilePage:
-        """The newest first; `after` is the id of the last one before."""
+        """The newest first, or the oldest; `after` is the id of the last one before."""
         conditions: list[ColumnElement[bool]] = [file.c.ready.is_(True), file.c.gone.is_(False)]
         if owner is not None:
             conditions.append(file.c.owner == owner)
         if purpose is not None:
             conditions.append(file.c.purpose == purpose)
         if after is not None:
-            conditions.append(file.c.id < after)
+            conditions.append(file.c.id > after if oldest_first else file.c.id < after)
+        order = file.c.id if oldest_first else file.c.id.desc()
 
         async def work(connection: AsyncConnection, now: float) -> FilePage:
             alive = (file.c.expires_at.is_(None)) | (file.c.expires_at > now)
-            query = select(file).where(alive, *conditions).order_by(file.c.id.desc()).limit(limit + 1)
+            query = select(file).where(alive, *conditions).order_by(order).limit(limit + 1)
             rows = (await connection.execute(query)).all()
             return FilePage(tuple(_file(row) for row in rows[:limit]), len(rows) > limit)
 

@@ -34,12 +34,22 @@ class Filling:
     """`add` items, `finish`, and `write` what is left in the transaction that makes the job ready."""
 
     def __init__(
-        self, database: Database, blobs: BlobStore, job_id: str, owner: str, guard: Guard, *, chunk_items: int | None
+        self,
+        database: Database,
+        blobs: BlobStore,
+        job_id: str,
+        owner: str,
+        guard: Guard,
+        *,
+        chunk_items: int | None,
+        chunk_bytes: int | None = None,
     ) -> None:
         self.total = 0
         self.stored = 0
+        self.blob_name = f"input-{new_id()}"
         self._settings = database.settings
         self._chunk_items = chunk_items or self._settings.chunk_items
+        self._chunk_bytes = chunk_bytes or self._settings.chunk_bytes
         self._database = database
         self._blobs = blobs
         self._job = job_id
@@ -52,7 +62,6 @@ class Filling:
         self._inputs: list[dict[str, Any]] = []
         self._next_no = 0
         self._writer: BlobWriter | None = None
-        self._blob_name = f"input-{new_id()}"
 
     @property
     def fingerprint(self) -> bytes:
@@ -65,7 +74,7 @@ class Filling:
 
     async def add(self, item: bytes) -> None:
         self.note(item)
-        if self._items and self._items_size + len(item) > self._settings.chunk_bytes:
+        if self._items and self._items_size + len(item) > self._chunk_bytes:
             await self._close_chunk()
         self._items.append(item)
         self._items_size += len(item)
@@ -100,8 +109,8 @@ class Filling:
             self._inputs.append({"job": self._job, "no": self._next_no, "data": data})
         else:
             if self._writer is None:
-                self._writer = self._blobs.writer(self._job, self._blob_name)
-            row |= {"blob": self._blob_name, "blob_start": self._writer.size, "blob_length": len(data)}
+                self._writer = self._blobs.writer(self._job, self.blob_name)
+            row |= {"blob": self.blob_name, "blob_start": self._writer.size, "blob_length": len(data)}
             await self._writer.write(data)
         self._chunks.append(row)
         self._items, self._items_size = [], 0

@@ -1,6 +1,7 @@
 """Hints that something happened, so that nobody has to wait for the next poll. Each may be lost; none is an answer.
 
-A topic is `work`, when there is something to claim, or the id of a job, when it has changed.
+A topic is `work`, when there is something to claim, `outbox`, when there is something to be told, or the id of a job,
+when it has changed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 WORK = "work"
+OUTBOX = "outbox"
 CHANNEL = "batchproxy"
 _NOTIFY = text("SELECT pg_notify(:channel, :topic)")
 _LONGEST_PAUSE = 30.0

@@ -70,7 +70,9 @@ class Limiter:
                     wait = max(wait, (1 - (tokens - taken) % 1) * limits.per / limits.rate)
             if blocked_until > now:
                 taken, wait = 0, blocked_until - now
-            await connection.execute(_of(upstream).values(tokens=tokens - taken, share=share, refilled_at=now))
+            # Where there is no rate, nothing is owed to one that may be set later.
+            left = tokens if limits.rate is None else tokens - taken
+            await connection.execute(_of(upstream).values(tokens=left, share=share, refilled_at=now))
             return Allowance(taken, granted, self._database.settings.lease, wait)
 
         return await self._database.write(work)

@@ -49,8 +49,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """What is said of a job before its items come. `options` and `secret` are the caller's own bytes.
 
     `secret` is dropped as soon as the job ends. `deadline` is in seconds from the commit, `keep` from the end. With
-    `validate` the job has no items at first: a worker gets `Kind.VALIDATE`, and adds them. `chunk_items` is how many
-    items at most go to one worker together; None for the setting.
+    `validate` the job has no items at first: a worker gets `Kind.VALIDATE`, and adds them. `chunk_items` and
+    `chunk_bytes` are how many items and bytes at most go to one worker together; None for the settings.
     """
 
     owner: str
@@ -67,6 +67,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     input_file: str | None = None
     retry_of: str | None = None
     chunk_items: int | None = None
+    chunk_bytes: int | None = None
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,7 +157,9 @@ class Claim(msgspec.Struct, frozen=True):
     """Work that was claimed: the `n` items from `first_seq` on, without those in `settled`.
 
     Items in `parked` are tried again when they are due. `ttl` is the time in seconds, from before the claim was sent,
-    for which nobody else gets the work. `lost` is how many workers lost it before.
+    for which nobody else gets the work. `lost` is how many workers lost it before, `size` how many bytes its items had
+    at first, as far as they are not in a row. What `is_suspect` is one item with
+    which the next one may be lost: it is to be done alone, after `claims.blame`.
     """
 
     lease: Lease
@@ -168,6 +171,8 @@ class Claim(msgspec.Struct, frozen=True):
     parked: Mapping[int, Parked]
     ttl: float
     lost: int
+    is_suspect: bool = False
+    size: int = 0
 
     @property
     def open_seqs(self) -> list[int]:

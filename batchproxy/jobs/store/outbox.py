@@ -1,6 +1,6 @@
 """Messages to be told to others, such as webhooks: written along with what they tell, sent at least once.
 
-Who takes one has it for a while, fenced like a chunk; then it is `done`, or due again later, or given up.
+Who takes one has it for a while, fenced like a chunk; then it is `done`, due again later, given up, or handed back.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy import Row, bindparam, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .database import Database
+from .hints import OUTBOX, Hints
 from .tables import outbox
 
 
@@ -40,8 +41,9 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outbox:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, hints: Hints) -> None:
         self._database = database
+        self._hints = hints
 
     async def take(self, want: int = 1, *, lease: float = 60.0) -> list[Taken]:
         """Messages that are due, the oldest first; nobody else gets them for `lease` seconds."""
@@ -72,9 +74,32 @@ class Outbox:
 
     async def reschedule(self, message: Taken, *, delay: float, detail: str = "") -> bool:
         """It could not be told, and is due again `delay` seconds from now."""
-        return await self._change(
+        is_ours = await self._change(
             update(outbox).where(*_still(message)).values(attempt=outbox.c.attempt + 1, detail=detail[:1000]), delay
         )
+        self._hints.give(OUTBOX)  # that may be earlier than what the others of this process wait for
+        return is_ours
+
+    async def release(self, messages: Sequence[Taken]) -> None:
+        """They were not told, and are due at once: for a sender that ends. What is another's by now is left to him."""
+
+        async def work(connection: AsyncConnection, now: float) -> None:
+            for each in messages:
+                await connection.execute(update(outbox).where(*_still(each)).values(due_at=now))
+            await self._hints.announce(connection, OUTBOX)
+
+        if messages:
+            await self._database.write(work)
+            self._hints.give(OUTBOX)
+
+    async def next_due(self) -> float | None:
+        """In how many seconds the next message is due, in whosoever's hands it is; None if there is none."""
+
+        async def work(connection: AsyncConnection, now: float) -> float | None:
+            due: float | None = (await connection.execute(select(func.min(outbox.c.due_at)))).scalar_one()
+            return None if due is None else max(due - now, 0.0)
+
+        return await self._database.read(work)
 
     async def give_up(self, message: Taken, *, detail: str = "") -> bool:
         """It could not be told, and is not tried again; it stays to be looked at until its job is purged."""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Row, case, func, select
+from sqlalchemy import ColumnElement, Row, bindparam, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .database import Database
@@ -19,6 +19,23 @@ from .tables import chunk, job
 
 VISIBLE = (job.c.state != JobState.STORING) & job.c.gone.is_(None)
 _encode = msgspec.msgpack.encode
+# Made once: to make one takes longer than to run it.
+_job = select(job).where(job.c.id == bindparam("of_job"))
+_is_leased = chunk.c.holder.is_not(None) & (chunk.c.due_at > bindparam("now"))
+_sums = (
+    select(
+        chunk.c.job,
+        func.sum(chunk.c.done_n),
+        func.sum(chunk.c.failed_n),
+        func.sum(chunk.c.cancelled_n),
+        func.sum(chunk.c.expired_n),
+        func.sum(chunk.c.unknown_n),
+        func.sum(case((_is_leased, chunk.c.n - chunk.c.done_n - chunk.c.parked_n), else_=0)),
+        func.sum(chunk.c.parked_n),
+    )
+    .where(chunk.c.job.in_(bindparam("jobs", expanding=True)))
+    .group_by(chunk.c.job)
+)
 
 
 class Jobs:
@@ -41,10 +58,14 @@ class Jobs:
         *,
         states: Collection[JobState] = (),
         kind: str | None = None,
+        before: str | None = None,
         after: str | None = None,
         limit: int = 20,
     ) -> JobPage:
-        """The newest first. `after` is the cursor of the page before. Raises `BadCursor`."""
+        """The newest first. `before` is the id of a job: only older ones. `after` is the cursor of the page before.
+
+        Raises `BadCursor`.
+        """
         conditions: list[ColumnElement[bool]] = [VISIBLE]
         if owner is not None:
             conditions.append(job.c.owner == owner)
@@ -52,6 +73,8 @@ class Jobs:
             conditions.append(job.c.state.in_(states))
         if kind is not None:
             conditions.append(job.c.kind == kind)
+        if before is not None:
+            conditions.append(job.c.id < before)  # ids are in the order of their times
         if after is not None:
             conditions.append(job.c.id < _opened(after))
         query = select(job).where(*conditions).order_by(job.c.id.desc()).limit(limit + 1)
@@ -79,7 +102,7 @@ class Jobs:
 
 async def visible_row(connection: AsyncConnection, job_id: str, owner: str | None) -> Row[Any]:
     """Raises `NotFound` and `Gone`."""
-    row = (await connection.execute(select(job).where(job.c.id == job_id))).one_or_none()
+    row = (await connection.execute(_job, {"of_job": job_id})).one_or_none()
     if row is None or row.state == JobState.STORING or row.gone == "deleted" or owner not in (None, row.owner):
         raise NotFound(f"There is no job {job_id}.")
     if row.gone is not None:
@@ -97,23 +120,8 @@ async def counted(connection: AsyncConnection, rows: Sequence[Row[Any]], now: fl
     """The sums over the chunks of open jobs."""
     if not rows:
         return {}
-    each = chunk.c
-    is_leased = each.holder.is_not(None) & (each.due_at > now)
-    query = (
-        select(
-            each.job,
-            func.sum(each.done_n),
-            func.sum(each.failed_n),
-            func.sum(each.cancelled_n),
-            func.sum(each.expired_n),
-            func.sum(each.unknown_n),
-            func.sum(case((is_leased, each.n - each.done_n - each.parked_n), else_=0)),
-            func.sum(each.parked_n),
-        )
-        .where(each.job.in_([row.id for row in rows]))
-        .group_by(each.job)
-    )
-    sums = {row[0]: [int(value) for value in row[1:]] for row in await connection.execute(query)}
+    found = await connection.execute(_sums, {"jobs": [row.id for row in rows], "now": now})
+    sums = {row[0]: [int(value) for value in row[1:]] for row in found}
     return {row.id: Counts(row.total, *sums.get(row.id, ())) for row in rows}
 
 

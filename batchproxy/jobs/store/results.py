@@ -18,7 +18,7 @@ from ...engine.model import Headers
 from .blobs import BlobStore
 from .cursors import CompletionCursor, InputCursor, opened, sealed
 from .database import Database
-from .model import ItemResult, Outcome, Page
+from .model import ItemResult, Outcome, Page, Settled
 from .reading import visible_row
 from .states import TERMINAL
 from .tables import chunk, result
@@ -130,6 +130,17 @@ class Results:
             return list(await connection.execute(query))
 
         return [await self._whole(job_id, row) for row in await self._database.read(work)]
+
+    async def settled(self, job_id: str) -> dict[int, Settled]:
+        """What is known of all items that have a result, without their answers."""
+        each = result.c
+        query = select(each.seq, each.outcome, each.status, each.failure).where(each.job == job_id)
+
+        async def work(connection: AsyncConnection, now: float) -> dict[int, Settled]:
+            rows = await connection.execute(query)
+            return {row.seq: Settled(Outcome(row.outcome), row.status, row.failure) for row in rows}
+
+        return await self._database.read(work)
 
     async def seqs(self, job_id: str, start: int, end: int, outcomes: Collection[Outcome]) -> list[int]:
         """The items from `start` to before `end` that have one of these outcomes."""

@@ -20,7 +20,7 @@ from .errors import WrongState
 from .files import clear_file
 from .hints import Hints
 from .reading import visible_row
-from .states import TERMINAL, JobState
+from .states import STOPPING, TERMINAL, JobState
 from .tables import chunk, chunk_input, file, intent, job, outbox, result, retry, slot, worker
 
 _ROWS = 1000
@@ -58,6 +58,17 @@ class Retention:
         await self._database.write(work)
         self._hints.give(job_id)
         await clear(self._database, self._blobs, job_id)
+
+    async def shed(self, job_id: str) -> None:
+        """Removes the items and results of a job that has ended, of which all is in its files; its counts stay."""
+        if not await self._database.read(lambda connection, now: _has_ended(connection, job_id)):
+            raise WrongState(f"The job {job_id} has not ended.")
+        await _empty(self._database, self._blobs, job_id)
+
+        async def work(connection: AsyncConnection, now: float) -> None:
+            await connection.execute(update(job).where(job.c.id == job_id).values(stored_bytes=0))
+
+        await self._database.write(work)
 
     async def sweep(self) -> Swept:
         """One round of all that has to be done from time to time, by any number of processes. Takes a bounded time."""
@@ -111,10 +122,16 @@ class Retention:
         return (await connection.execute(delete(worker).where(worker.c.beat_at <= before))).rowcount
 
     async def _correct_leases(self, connection: AsyncConnection, now: float) -> None:
-        """A clock that was set back would let leases of lost workers last too long."""
+        """A clock that was set back would let leases of lost workers last too long, and hold up what waits for them."""
         longest = now + 2 * self._database.settings.lease
         leased = chunk.c.holder.is_not(None)
         await connection.execute(update(chunk).where(leased, chunk.c.due_at > longest).values(due_at=longest))
+        await connection.execute(update(slot).where(slot.c.due_at > longest).values(due_at=longest))
+        # Stages that were put off, for such a lease or by their kind. Items may have to wait for long, as their
+        # upstreams want it.
+        in_stages = select(job.c.id).where(job.c.state.in_([JobState.VALIDATING, *STOPPING]))
+        put_off = (chunk.c.job.in_(in_stages), chunk.c.no < 0, chunk.c.due_at > longest)
+        await connection.execute(update(chunk).where(*put_off).values(due_at=longest))
 
 
 async def take_away(
@@ -138,6 +155,25 @@ async def take_away(
 
 async def clear(database: Database, blobs: BlobStore, job_id: str) -> None:
     """Removes the contents of a job that was taken away; of one that is purged, a row stays as a tombstone."""
+    await _empty(database, blobs, job_id)
+
+    async def work(connection: AsyncConnection, now: float) -> None:
+        given_up = outbox.c.due_at.is_(None)  # the others are still to be told
+        await connection.execute(delete(outbox).where(outbox.c.job == job_id, given_up))
+        await connection.execute(delete(job).where(job.c.id == job_id, job.c.gone == "deleted"))
+        kept = {"cleared": True, "options": b"", "metadata": msgspec.msgpack.encode({}), "error": None}
+        await connection.execute(update(job).where(job.c.id == job_id, job.c.gone == "purged").values(kept))
+
+    await database.write(work)
+
+
+async def _has_ended(connection: AsyncConnection, job_id: str) -> bool:
+    query = select(exists().where(job.c.id == job_id, job.c.state.in_(TERMINAL)))
+    return bool((await connection.execute(query)).scalar_one())
+
+
+async def _empty(database: Database, blobs: BlobStore, job_id: str) -> None:
+    """Removes all items and results of a job, bit by bit."""
 
     async def last_seq(connection: AsyncConnection, now: float) -> int:
         query = select(func.max(result.c.seq)).where(result.c.job == job_id)
@@ -151,11 +187,6 @@ async def clear(database: Database, blobs: BlobStore, job_id: str) -> None:
     async def work(connection: AsyncConnection, now: float) -> None:
         for table in (chunk_input, chunk, retry, intent):
             await connection.execute(delete(table).where(table.c.job == job_id))
-        given_up = outbox.c.due_at.is_(None)  # the others are still to be told
-        await connection.execute(delete(outbox).where(outbox.c.job == job_id, given_up))
-        await connection.execute(delete(job).where(job.c.id == job_id, job.c.gone == "deleted"))
-        kept = {"cleared": True, "options": b"", "metadata": msgspec.msgpack.encode({}), "error": None}
-        await connection.execute(update(job).where(job.c.id == job_id, job.c.gone == "purged").values(kept))
         if database.is_sqlite:
             # What is free goes back to the disk, a bit at a time.
             await connection.exec_driver_sql("PRAGMA incremental_vacuum(1000)")

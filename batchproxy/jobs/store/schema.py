@@ -32,6 +32,8 @@ async def migrate(database: Database, folders: Sequence[Path] = (MIGRATIONS / "v
         if not database.is_sqlite:
             # Several processes that start at once migrate one after another.
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            # An index on a large table takes its time.
+            await connection.execute(text("SET LOCAL statement_timeout = 0"))
         await connection.run_sync(_upgrade, folders)
 
     await database.prepare()

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from ...engine.errors import SettingError
 from .blob_rows import Rows
 from .blobs import BlobStore, Folder
 from .checkpointer import Checkpointer
@@ -52,7 +53,7 @@ class JobStore:
         self.ending = Ending(database, hints, passing)
         self.results = Results(database, blobs)
         self.retention = Retention(database, blobs, hints)
-        self.outbox = Outbox(database)
+        self.outbox = Outbox(database, hints)
         self.files = Files(database, blobs)
         self.limiter = Limiter(database)
         self.workers = Workers(database)
@@ -121,10 +122,27 @@ async def opened(
     hints = Hints(settings)
     try:
         await migrate(database)
-        folder = settings.blob_folder
-        place = blobs(database) if blobs is not None else Rows(database) if folder is None else Folder(folder)
+        place = (blobs or blobs_of)(database)
         hints.start()
         yield JobStore(database, place, hints, passing)
     finally:
         await hints.aclose()
         await database.aclose()
+
+
+def blobs_of(database: Database) -> BlobStore:
+    """Where the settings want large contents to be. Raises `SettingError` if a package for that is missing."""
+    settings = database.settings
+    if settings.bucket is not None:
+        return objects_of(settings)
+    return Rows(database) if settings.blob_folder is None else Folder(settings.blob_folder)
+
+
+def objects_of(settings: StoreSettings) -> BlobStore:
+    """The bucket of these settings. Raises `SettingError`."""
+    assert settings.bucket is not None
+    try:
+        from .blobs_s3 import Objects
+    except ModuleNotFoundError:
+        raise SettingError("blobs", settings.blobs, "expected batchproxy[s3] to be installed") from None
+    return Objects(settings.bucket, patience=settings.wait)

@@ -17,7 +17,7 @@ from . import retention
 from .blobs import BlobStore
 from .database import Database
 from .ending import advance, stage_row
-from .errors import JobsError, KeyBusy, KeyConflict, LeaseLost
+from .errors import JobsError, KeyBusy, KeyConflict, LeaseLost, QuotaExceeded
 from .filling import Filling
 from .hints import WORK, Hints
 from .ids import new_id
@@ -46,8 +46,16 @@ class Submission:
         self._hints = hints
         self._passing = passing
         self._there: Row[Any] | None = None
-        self._is_open = False
-        self._filling = Filling(database, blobs, self.job_id, new.owner, self._guard, chunk_items=new.chunk_items)
+        self._is_open = self._may_be_committed = False
+        self._filling = Filling(
+            database,
+            blobs,
+            self.job_id,
+            new.owner,
+            self._guard,
+            chunk_items=new.chunk_items,
+            chunk_bytes=new.chunk_bytes,
+        )
 
     async def __aenter__(self) -> Submission:
         self._is_open = True  # even if the answer of the database is never heard
@@ -99,7 +107,12 @@ class Submission:
             await self._filling.write(connection, now)
             return await self._commit(connection, now, fingerprint)
 
-        submitted = await self._database.write(work)
+        self._may_be_committed = True  # even if the answer of the database is never heard
+        try:
+            submitted = await self._database.write(work)
+        except (LeaseLost, QuotaExceeded):
+            self._may_be_committed = False
+            raise
         self._is_open = False
         self._passing("submit.committed")
         self._hints.give(WORK)
@@ -204,7 +217,8 @@ class Submission:
         if self._there is not None:
             return
         try:
-            await self._filling.abort()
+            if not self._may_be_committed:
+                await self._filling.abort()
             if await self._database.write(lambda connection, now: retention.take_away(connection, self.job_id)):
                 await retention.clear(self._database, self._blobs, self.job_id)
         except JobsError:

@@ -1,17 +1,20 @@
 """Filling a job that was submitted without items: by the worker that reads them from somewhere, and checks them.
 
 It has a lease on `Kind.VALIDATE`. If it is lost, the next one begins anew; `Ending.fail` ends a job that is not valid.
+The name of the blob that is being filled is in the row of that lease, so that the next one can remove it.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import delete, update
+from types import TracebackType
+
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .blobs import BlobStore
 from .database import Database
 from .ending import advance, drop_items, held
-from .errors import WrongState
+from .errors import JobsError, LeaseLost, QuotaExceeded, WrongState
 from .filling import Filling
 from .hints import WORK, Hints
 from .model import Job, Lease
@@ -22,25 +25,42 @@ from .tables import chunk, job
 
 
 class Validation:
-    """`start`, `add` each item, `commit`. Each raises `LeaseLost`, `WrongState`, `QuotaExceeded`, `StoreError`."""
+    """`async with store.validation(claim) as v:`, `await v.add(item)` for each, `await v.commit()`.
+
+    Left without a commit, nothing remains. Each raises `LeaseLost`, `WrongState`, `QuotaExceeded`, `StoreError`.
+    """
 
     def __init__(
         self, database: Database, blobs: BlobStore, hints: Hints, lease: Lease, owner: str, chunk_items: int | None
     ) -> None:
         self._database = database
+        self._blobs = blobs
         self._hints = hints
         self._lease = lease
         self._owner = owner
         self._filling = Filling(database, blobs, lease.job, owner, self._guard, chunk_items=chunk_items)
+        self._is_open = self._may_be_committed = False
 
-    async def start(self) -> None:
-        """Forgets what an earlier attempt has added."""
+    async def __aenter__(self) -> Validation:
+        """Removes what an earlier attempt has left behind."""
+        left = await self._database.read(self._left)
+        if left is not None:
+            await self._blobs.writer(self._lease.job, left).abort()
 
         async def work(connection: AsyncConnection, now: float) -> None:
             await self._guard(connection, now, 0)
             await drop_items(connection, self._lease.job)
+            await connection.execute(update(chunk).where(self._mine).values(blob=self._filling.blob_name))
 
         await self._database.write(work)
+        self._is_open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._is_open:
+            await self._abort()
 
     async def add(self, item: bytes) -> None:
         await self._filling.add(item)
@@ -52,8 +72,7 @@ class Validation:
 
         async def work(connection: AsyncConnection, now: float) -> Job:
             await self._filling.write(connection, now)
-            of_chunk = (chunk.c.job == self._lease.job, chunk.c.no == self._lease.chunk)
-            await connection.execute(delete(chunk).where(*of_chunk))
+            await connection.execute(delete(chunk).where(self._mine))
             await connection.execute(
                 update(job)
                 .where(mine, job.c.state == JobState.VALIDATING)
@@ -63,9 +82,44 @@ class Validation:
             await self._hints.announce(connection, WORK, self._lease.job)
             return await found(connection, self._lease.job, None, now)
 
-        validated = await self._database.write(work)
+        self._may_be_committed = True  # even if the answer of the database is never heard
+        try:
+            validated = await self._database.write(work)
+        except (LeaseLost, WrongState, QuotaExceeded):
+            self._may_be_committed = False
+            raise
+        self._is_open = False
         self._hints.give(WORK, self._lease.job)
         return validated
+
+    @property
+    def _mine(self) -> ColumnElement[bool]:
+        return (chunk.c.job == self._lease.job) & (chunk.c.no == self._lease.chunk)
+
+    async def _left(self, connection: AsyncConnection, now: float) -> str | None:
+        """The blob of an earlier attempt: whoever makes a later one has a later lease, so it is not ours to remove."""
+        query = select(chunk.c.blob).where(self._mine, chunk.c.epoch == self._lease.epoch)
+        found: str | None = (await connection.execute(query)).scalar_one_or_none()
+        return found
+
+    async def _abort(self) -> None:
+        """What cannot be removed now is by the next attempt, or along with the job."""
+        self._is_open = False
+
+        async def work(connection: AsyncConnection, now: float) -> None:
+            await self._guard(connection, now, 0)
+            await drop_items(connection, self._lease.job)
+            await connection.execute(update(chunk).where(self._mine).values(blob=None))
+
+        try:
+            if self._may_be_committed:
+                await self._database.write(work)  # raises if it is
+                await self._filling.abort()
+            else:
+                await self._filling.abort()
+                await self._database.write(work)
+        except JobsError:
+            pass
 
     async def _guard(self, connection: AsyncConnection, now: float, stored: int) -> None:
         await held(connection, self._lease)

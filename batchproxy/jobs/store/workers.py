@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import Any
 
 import msgspec
 from sqlalchemy import insert, select, update
@@ -36,18 +37,20 @@ class Workers:
         worker_id = new_id()
 
         async def work(connection: AsyncConnection, now: float) -> None:
-            row = {"id": worker_id, "host": socket.gethostname(), "pid": os.getpid(), "version": version}
-            await connection.execute(insert(worker), row | {"started_at": now, "beat_at": now, "draining": False})
+            await connection.execute(insert(worker), _row(worker_id, version, now))
 
         await self._database.write(work)
         return worker_id
 
-    async def beat(self, worker_id: str) -> bool:
-        """Says that the worker lives. Whether it is asked to stop: to claim nothing more, and to end."""
+    async def beat(self, worker_id: str, *, version: str = "") -> bool:
+        """Says that the worker lives, also if it was forgotten, as one that was frozen or cut off for long. Whether it
+        is asked to stop: to claim nothing more, and to end."""
         mine = worker.c.id == worker_id
 
         async def work(connection: AsyncConnection, now: float) -> bool:
-            await connection.execute(update(worker).where(mine).values(beat_at=now))
+            known = await connection.execute(update(worker).where(mine).values(beat_at=now))
+            if known.rowcount == 0:
+                await connection.execute(insert(worker), _row(worker_id, version, now))
             return bool((await connection.execute(select(worker.c.draining).where(mine))).scalar_one_or_none())
 
         return await self._database.write(work)
@@ -77,3 +80,8 @@ class Workers:
             return [Worker(**row._mapping) for row in rows]
 
         return await self._database.read(work)
+
+
+def _row(worker_id: str, version: str, now: float) -> dict[str, Any]:
+    row = {"id": worker_id, "host": socket.gethostname(), "pid": os.getpid(), "version": version}
+    return row | {"started_at": now, "beat_at": now, "draining": False}

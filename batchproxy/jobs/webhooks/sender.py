@@ -3,7 +3,8 @@
 Knows: the outbox, what an answer means. Must not know: sockets, what a message says.
 
 A message belongs to its sender for as long as its lease; nothing is sent that could not be told to the outbox within
-it. A sender that is killed, cut off or stopped just leaves what it had: it is due again at the end of the lease.
+it. A sender that is stopped hands back what it has not sent; one that is killed or cut off just leaves it: it is due
+again at the end of the lease.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from ...engine.errors import SettingError
-from ..store import WORK, JobStore, StoreError, Taken
+from ..store import OUTBOX, JobStore, StoreError, Taken
 from .delivery import Delivery, Reply, Resolve, Resolver, Undelivered
 from .guard import WebhookRefused, destination
 from .messages import target_of, webhook_id
@@ -33,8 +34,10 @@ _LEASE = 4.0
 _WAIT = 2.0
 _IN_HAND = 8
 """How many messages wait for their turn, for each that may be under way: a host that is slow must not fill them all."""
-_BREATH = 0.25
-"""Hints come much more often than messages."""
+_BREATH = 0.05
+"""What is told at about the same time is taken together; nor is asked more often for what others have."""
+_LAST_WORD = 1.0
+"""How long handing back may take at the end."""
 _LONGEST_PAUSE = 30.0
 _MOST_GONE = 1000
 
@@ -64,6 +67,7 @@ class WebhookSender:
         self._places = Places(settings.concurrency, settings.per_host)
         self._in_hand: set[asyncio.Task[None]] = set()
         self._gone: dict[str, None] = {}
+        self._unsent: list[Taken] = []
         self._stopping = False
         self._taking: asyncio.Task[None] | None = None
 
@@ -77,7 +81,7 @@ class WebhookSender:
     async def __aexit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Takes nothing more, and lets what is under way come to its end, within `grace`."""
+        """Takes nothing more, lets what is under way come to its end, within `grace`, and hands back the rest."""
         self._stopping = True
         try:
             await _cancelled({self._taking} if self._taking else set())
@@ -86,15 +90,24 @@ class WebhookSender:
         finally:
             self._resolver.close()
             await _cancelled(self._in_hand)
+            await self._hand_back()
+
+    async def _hand_back(self) -> None:
+        """If that fails, they are due at the end of their lease all the same."""
+        try:
+            async with asyncio.timeout(_LAST_WORD):
+                await self._store.outbox.release(self._unsent)
+        except (StoreError, TimeoutError) as fault:
+            logger.warning("webhooks.left: messages=%d for others, later: %r", len(self._unsent), fault)
 
     # Taking
 
     async def _take_all(self) -> None:
         pause = self._settings.poll
-        with self._store.hints.on(WORK) as hint:
+        with self._store.hints.on(OUTBOX) as hint:
             while True:
                 try:
-                    some = await self._take()
+                    wait = None if await self._take() else await self._time_left()
                     pause = self._settings.poll
                 except Exception as fault:
                     # Whatever it is, others may need us later.
@@ -102,11 +115,17 @@ class WebhookSender:
                     pause = min(pause * 2, max(_LONGEST_PAUSE, self._settings.poll))
                     await asyncio.sleep(pause)
                     continue
-                if not some:
+                if wait is not None:
                     await asyncio.sleep(min(_BREATH, pause))
-                    await hint.wait(pause * (0.5 + self._chance()))
+                    await hint.wait(wait)
                 while self._room() < self._settings.concurrency:
                     await asyncio.wait(self._in_hand, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _time_left(self) -> float:
+        """How long there may be nothing to do: until the next message is due, or until the next look without a hint."""
+        due = await self._store.outbox.next_due()
+        poll = self._settings.poll * (0.5 + self._chance())
+        return poll if due is None else min(due, poll)
 
     def _room(self) -> int:
         return self._settings.concurrency * _IN_HAND - len(self._in_hand)
@@ -129,6 +148,9 @@ class WebhookSender:
         until = asked + _LEASE * self._settings.timeout
         try:
             reply = await self._send(message, asked + _WAIT * self._settings.timeout)
+        except asyncio.CancelledError:
+            self._unsent.append(message)
+            raise
         except TimeoutError:
             logger.info("webhook.postponed: message=%s its host is busy", message.id)
         except WebhookRefused as refusal:
@@ -143,7 +165,7 @@ class WebhookSender:
                 await self._answered(message, reply, until)
 
     async def _send(self, message: Taken, begin_by: float) -> Reply | None:
-        """The answer, or None if nothing is begun any more.
+        """The answer, or None if nothing is begun any more: then it is handed back.
 
         Raises `Undelivered`, `WebhookRefused`, `SettingError`, and `TimeoutError` if its turn did not come.
         """
@@ -152,6 +174,7 @@ class WebhookSender:
         async with asyncio.timeout_at(begin_by) as turn, self._places.at(to.host):
             turn.reschedule(None)
             if self._stopping:
+                self._unsent.append(message)
                 return None
             if target.url in self._gone:
                 raise WebhookRefused("It has answered 410 before.")

@@ -11,8 +11,9 @@ place until what became of it is committed; so at most `concurrency` items are d
 
 from __future__ import annotations
 
-from .kinds import Delivery, Finish, JobBatch, JobKind, Unready, connection
+from ...engine.model import Delivery
+from .kinds import Failed, Finish, JobBatch, JobKind, Unready, connection
 from .settings import WorkSettings
 from .worker import JobWorker
 
-__all__ = ["Delivery", "Finish", "JobBatch", "JobKind", "JobWorker", "Unready", "WorkSettings", "connection"]
+__all__ = ["Delivery", "Failed", "Finish", "JobBatch", "JobKind", "JobWorker", "Unready", "WorkSettings", "connection"]

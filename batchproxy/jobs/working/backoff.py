@@ -14,8 +14,7 @@ from enum import Enum
 from typing import Any
 
 from ...engine.errors import Failure
-from ...engine.model import SAFE_METHODS, Headers, Item, Result
-from .kinds import Delivery
+from ...engine.model import SAFE_METHODS, Delivery, Headers, Item, Result
 from .settings import WorkSettings
 
 IDEMPOTENT = SAFE_METHODS | {"PUT", "DELETE"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,7 +27,6 @@ from ..store import (
     NotFound,
     Outcome,
     Parked,
-    Settled,
     StoreError,
     item_result,
 )
@@ -46,6 +46,8 @@ T = TypeVar("T")
 _LATER = 30.0
 """How long a chunk is left alone with which something is wrong."""
 _SOON = 1.0
+_SOURCES = 8
+"""From how many answers at once values are taken that others wait for: each may be large."""
 _SHORT_REST = 2.0
 """What limits make others wait for is no rest."""
 
@@ -98,6 +100,16 @@ class ChunkWork:
         if self._plan is None:
             return len(self.hold.claim.open_seqs)
         return min(self._plan.ready, self._given.policy.concurrency - self.busy)
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether an item could be begun now, if its upstream lets it."""
+        return self._plan is not None and self.ready > 0 and self.hold.is_sure
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it is one item with which the worker may be lost, so that nothing else is to run beside it."""
+        return self.hold.claim.is_suspect
 
     @property
     def next_due(self) -> float | None:
@@ -173,8 +185,10 @@ class ChunkWork:
             while not self._is_over():
                 self._changed.clear()
                 await self._changed.wait()
-        except NotFound:
-            self._ending = True  # the job was removed
+        except NotFound as error:
+            # As long as there is work on it a job is not removed: what is not there is perhaps brought back.
+            logger.error("chunk.left job=%s chunk=%d %s", self.hold.lease.job, self.hold.lease.chunk, error)
+            self.give_back(_LATER)
         except Unready as error:
             logger.warning("chunk.unready job=%s chunk=%d %s", self.hold.lease.job, self.hold.lease.chunk, error)
             self.give_back(error.delay)
@@ -218,12 +232,12 @@ class ChunkWork:
 
     async def _open(self) -> None:
         """Reads the items, and sees what there is to do."""
-        store, lease = self._tools.store, self.hold.lease
-        self._job = job = await self._ask(lambda: store.jobs.get(lease.job, None))
+        inputs, claim = self._tools.store.inputs, self.hold.claim
+        job, items = await self._ask(lambda: inputs.around(claim))
+        self._job = job
         kind = self._tools.kinds.get(job.kind)
         if kind is None:
             raise Unready(f"This worker knows no jobs of the kind {job.kind!r}.")
-        items = await self._items(job)
         try:
             given = kind.batch(job, items)
             given = msgspec.structs.replace(given, batch=given.judge.batch(given.batch))
@@ -245,24 +259,11 @@ class ChunkWork:
         self._settle_unsent(plan.fill(self._loop.time()))
         self._touch()
 
-    async def _items(self, job: Job) -> Mapping[int, bytes]:
-        store, claim = self._tools.store, self.hold.claim
-        no = claim.lease.chunk
-        if claim.n < job.total:
-            # Of a chunk that was split, because of an item with which workers were lost, the items may still belong
-            # together. Then the job has had one chunk.
-            numbers = await self._ask(lambda: store.inputs.chunk_numbers(job.id))
-            if len(numbers) == 1:
-                no = numbers[0]
-        return await self._ask(lambda: store.inputs.chunk(job.id, no))
-
     async def _planned(self, job: Job, given: JobBatch) -> Plan:
         claim, results = self.hold.claim, self._tools.store.results
-        settled = dict(claim.settled)
-        own = range(claim.first_seq, claim.first_seq + claim.n)
-        if others := [seq for seq in given.seqs if seq not in own]:
-            for each in await self._ask(lambda: results.of(job.id, others)):
-                settled[each.seq] = Settled(each.outcome, each.status, each.failure)
+        settled = claim.settled
+        if len(given.seqs) > claim.n:
+            settled = {**await self._ask(lambda: results.settled(job.id)), **settled}
         plan = Plan(
             given,
             job.endpoint,
@@ -271,8 +272,9 @@ class ChunkWork:
             parked=claim.parked,
             now=self._loop.time(),
         )
-        if sources := plan.sources:
-            plan.recall(await self._ask(lambda: results.of(job.id, sources)))
+        sources = plan.sources
+        for start in range(0, len(sources), _SOURCES):
+            plan.recall(await self._ask(partial(results.of, job.id, sources[start : start + _SOURCES])))
         return plan
 
     async def _refuse_all(self, error: BatchError) -> None:
@@ -321,6 +323,12 @@ class ChunkWork:
         """Whether it is known what became of the item, or it waits for another attempt; committed."""
         checkpointer, lease = self._tools.checkpointer, self.hold.lease
         repeatable = is_repeatable(start.item, self._given.delivery)
+        if self.is_suspect:
+            if not await self._ask(lambda: self._tools.store.claims.blame(lease)):
+                self.lose()
+                return False
+            if self._ending or not self.hold.is_sure:
+                return False
         if not repeatable:
             if not (await checkpointer.intend(lease, start.seq)).held:
                 self.lose()

@@ -6,35 +6,23 @@ Knows: what a worker asks of a kind. Must not know: wire formats, leases, order.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Protocol
 
 import msgspec
 
-from ...engine.model import Batch, Caller, Scope
+from ...engine.model import Batch, Caller, Delivery, Scope
 from ...engine.policy import Judge, Policy
 from ...engine.target import Entry
 from ..store import Claim, Job, JobStore, Message
 
 
-class Delivery(StrEnum):
-    """Of items with a method that is not idempotent: POST and PATCH. Others are always sent at least once.
-
-    An item that has an `Idempotency-Key` of its own counts as idempotent.
-    """
-
-    AT_MOST_ONCE = "at_most_once"
-    """Never sent again once it may have been sent: after a crash it ends `unknown`."""
-    AT_LEAST_ONCE = "at_least_once"
-    """Sent again if need be, each time with the same `Idempotency-Key`."""
-
-
 class JobBatch(msgspec.Struct, frozen=True, kw_only=True):
     """Items of a job, as the engine takes them.
 
-    `batch` has them by index, each item's number in the job is at the same index of `seqs`. It has not been judged: the
-    worker does that, with `judge`, and once more for items that are completed with values. `policy` says the rest;
-    of its times, sizes and numbers those of single items count, and `concurrency` for the items of one batch.
+    `batch` has them by index, each item's number in the job is at the same index of `seqs`, which are in order. It has
+    not been judged: the worker does that, with `judge`, and once more for items that are completed with values.
+    `policy` says the rest; of its times, sizes and numbers those of single items count, and `concurrency` for the items
+    of one batch.
 
     `entry` is the app that they are sent into, `connection` what is the same in all their scopes; see `connection`.
     """
@@ -48,12 +36,23 @@ class JobBatch(msgspec.Struct, frozen=True, kw_only=True):
     delivery: Delivery = Delivery.AT_MOST_ONCE
 
 
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a job is not valid, in the words of its kind, and messages for the outbox about that."""
+
+    error: bytes | None = None
+    messages: Sequence[Message] = ()
+
+
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
-    """What belongs to the end of a job: messages for the outbox, and the ids of its files."""
+    """What belongs to the end of a job: messages for the outbox, and the ids of its files.
+
+    With `sheds` these files have all that anybody will ask for: items and results are removed.
+    """
 
     messages: Sequence[Message] = ()
     output_file: str | None = None
     error_file: str | None = None
+    sheds: bool = False
 
 
 class Unready(Exception):
@@ -73,10 +72,11 @@ class JobKind(Protocol):
 
     name: str
 
-    async def validate(self, store: JobStore, claim: Claim, job: Job) -> None:
-        """`Kind.VALIDATE`: adds the items by `store.validation(claim)`, or ends the job by `store.ending.fail`.
+    async def validate(self, store: JobStore, claim: Claim, job: Job) -> Failed | None:
+        """`Kind.VALIDATE`: adds the items by `store.validation(claim)`, or says why the job is not valid.
 
-        May be done again from its beginning by another worker. `LeaseLost` and `WrongState` may be let through.
+        May be done again from its beginning by another worker. `LeaseLost` and `WrongState` may be let through; after
+        a `NotFound` the job is not valid.
         """
 
     def batch(self, job: Job, items: Mapping[int, bytes]) -> JobBatch:

@@ -41,6 +41,30 @@ class Pauses:
         self._most = _FIRST_PAUSE
 
 
+class Outage:
+    """What the loops of one worker have in common: who finds the store back wakes those who wait for it."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Event] = set()
+
+    async def wait(self, seconds: float) -> None:
+        back = asyncio.Event()
+        self._waiting.add(back)
+        try:
+            async with asyncio.timeout(seconds):
+                await back.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting.discard(back)
+
+    def over(self) -> None:
+        for back in self._waiting:
+            back.set()
+
+
 async def patiently(call: Callable[[], Awaitable[T]], goes_on: Callable[[], bool]) -> T:
     """What `call` gives, as soon as the store does; its error once `goes_on` says that it is too late."""
     pauses = Pauses()
@@ -54,17 +78,24 @@ async def patiently(call: Callable[[], Awaitable[T]], goes_on: Callable[[], bool
 
 
 async def repeated(
-    name: str, once: Callable[[], Awaitable[float]], sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    name: str,
+    once: Callable[[], Awaitable[float]],
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    outage: Outage | None = None,
 ) -> None:
-    """Calls `once` for ever, with the pause in between that it gives. Nothing that it raises is the end."""
-    pauses = Pauses()
+    """Calls `once` for ever, with the pause in between that it gives. Nothing that it raises is the end.
+
+    Those with the same `outage` wait no longer for the store than the first of them.
+    """
+    pauses, outage = Pauses(), outage or Outage()
     while True:
         try:
             pause = await once()
         except StoreError as error:
             if not pauses.are_on:
                 logger.warning("work.waits loop=%s code=%s The store cannot do it now: %s", name, error.code, error)
-            pause = pauses.next()
+            await outage.wait(pauses.next())
+            continue
         except Exception:
             logger.exception("work.failed loop=%s", name)
             pause = _LONGEST_PAUSE
@@ -72,4 +103,5 @@ async def repeated(
             if pauses.are_on:
                 logger.info("work.goes_on loop=%s", name)
                 pauses.over()
+                outage.over()
         await sleep(pause)

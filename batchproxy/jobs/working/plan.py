@@ -9,6 +9,7 @@ Knows: order, dependencies, values, lanes, parked items. Must not know: stores, 
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from heapq import heappop, heappush
@@ -103,10 +104,10 @@ class Plan:
         return [seq for seq in wanted if seq in self._settled and self._settled[seq].outcome is Outcome.OK]
 
     def recall(self, earlier: Sequence[ItemResult]) -> None:
-        """The answers of `sources`."""
-        index_of = {seq: index for index, seq in enumerate(self._seqs)}
+        """The answers of `sources`, or of some of them."""
         for each in earlier:
-            self._take_values(Result(index_of[each.seq], each.status, each.headers, each.body))
+            index = bisect_left(self._seqs, each.seq)
+            self._take_values(Result(index, each.status, each.headers, each.body))
 
     def fill(self, now: float) -> list[Result]:
         """Sees what may be begun; the results of items that never will be."""

@@ -11,7 +11,7 @@ import logging
 from ..store import Claim, Job, Kind, LeaseLost, NotFound, StoreError, WrongState
 from .chunk import Tools
 from .holds import Hold
-from .kinds import Finish, Unready
+from .kinds import Failed, Finish, JobKind, Unready
 from .outages import patiently
 
 logger = logging.getLogger("batchproxy")
@@ -53,7 +53,6 @@ class StageWork:
 
     async def run(self) -> None:
         lease = self.hold.lease
-        # Of what has come to its end nothing is left that could be given back.
         delay = _LATER
         self._steps = self._loop.create_task(self._work(), name="batchproxy stage of a job")
         try:
@@ -61,8 +60,10 @@ class StageWork:
             self._steps.result()
         except asyncio.CancelledError:
             delay = 0.0
-        except (LeaseLost, NotFound, WrongState):
+        except (LeaseLost, WrongState):
             pass  # somebody else has it, or it is over
+        except NotFound as error:
+            logger.error("stage.left job=%s stage=%s %s", lease.job, lease.kind.name, error)
         except Unready as error:
             logger.warning("stage.unready job=%s stage=%s %s", lease.job, lease.kind.name, error)
             delay = error.delay
@@ -81,10 +82,16 @@ class StageWork:
         if kind is None:
             raise Unready(f"This worker knows no jobs of the kind {job.kind!r}.")
         if claim.lease.kind is Kind.VALIDATE:
-            await kind.validate(store, claim, job)
+            failed = await self._validated(kind, job)
+            if failed is not None:
+                await patiently(
+                    lambda: store.ending.fail(claim.lease, failed.error, messages=failed.messages),
+                    lambda: not self.hold.is_over,
+                )
             return
-        await patiently(lambda: store.ending.settle_rest(claim.lease), lambda: not self.hold.is_over)
-        job = await self._ask_job()
+        if job.counts.done < job.total or not job.total:
+            await patiently(lambda: store.ending.settle_rest(claim.lease), lambda: not self.hold.is_over)
+            job = await self._ask_job()
         said = await kind.finish(store, claim, job)
         finish = said if isinstance(said, Finish) else Finish(messages=said)
         await patiently(
@@ -96,6 +103,17 @@ class StageWork:
             ),
             lambda: not self.hold.is_over,
         )
+        self.hold.is_over = True  # nothing is left of it that could be given back
+        if finish.sheds:
+            await store.retention.shed(job.id)  # if that does not come to pass, it goes along with the job
+
+    async def _validated(self, kind: JobKind, job: Job) -> Failed | None:
+        try:
+            return await kind.validate(self._tools.store, self.hold.claim, job)
+        except NotFound as error:
+            # What it is to be made of is gone, and does not come back.
+            logger.error("stage.failed job=%s code=%s %s", job.id, error.code, error)
+            return Failed()
 
     async def _ask_job(self) -> Job:
         store, lease = self._tools.store, self.hold.lease
@@ -106,8 +124,9 @@ class StageWork:
         if not self._steps.done():
             self._steps.cancel()
             await asyncio.wait([self._steps])
-        hold, self.hold.is_over = self.hold, True
-        if hold.is_lost:
+        hold = self.hold
+        was_over, hold.is_over = hold.is_over, True
+        if was_over:
             return
         until = self._loop.time() + hold.claim.ttl
         await patiently(

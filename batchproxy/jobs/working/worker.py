@@ -20,7 +20,7 @@ from ..store import WORK, Claim, JobStore, Kind, Lease, StoreBusy, StoreError, S
 from .chunk import ChunkWork, Tools
 from .holds import StoreTime
 from .kinds import JobKind
-from .outages import repeated
+from .outages import Outage, repeated
 from .sending import Tails
 from .settings import WorkSettings
 from .stage import StageWork
@@ -30,6 +30,9 @@ logger = logging.getLogger("batchproxy")
 
 _BEAT = 10.0
 _LEAST_PAUSE = 0.05
+_MOST_BYTES = 64 * 1024 * 1024
+"""With so many bytes of items at hand nothing more is claimed, however many chunks that are: those of jobs whose items
+wait for each other may be large."""
 _LAST_COMMITS = 2.0
 """How long at most a worker that ends waits for checkpoints, once nothing runs any more."""
 
@@ -65,10 +68,12 @@ class JobWorker:
         self._loops: list[asyncio.Task[None]] = []
         self._is_draining = False
         self._has_work = asyncio.Event()
-        self._next_probe = 0.0
+        self._next_probe = self._next_look = 0.0
         self._may_be_more = True
         self._claiming = asyncio.Lock()
         self._pumping = False
+        self._is_quiet = False
+        self._lacks_stages = False
         self._timer: asyncio.TimerHandle | None = None
         self._stack = AsyncExitStack()
         self._tools: Tools
@@ -101,8 +106,9 @@ class JobWorker:
             )
             with suppress(StoreBusy, StoreFull, StoreUnreachable):  # which is no reason not to start
                 await self._register()
+            outage = Outage()
             self._loops = [
-                self._loop.create_task(repeated(name, once, sleep), name=f"batchproxy jobs: {name}")
+                self._loop.create_task(repeated(name, once, sleep, outage), name=f"batchproxy jobs: {name}")
                 for name, once, sleep in (
                     ("beat", self._beat, asyncio.sleep),
                     ("claim", self._claim, self._hint.wait),
@@ -126,6 +132,12 @@ class JobWorker:
                 if self._timer is not None:
                     self._timer.cancel()
                 await self._stack.aclose()
+
+    def know(self, kinds: Iterable[JobKind]) -> None:
+        """From now on it works on jobs of these kinds; what it has begun goes on."""
+        known = {kind.name: kind for kind in kinds}
+        self._kinds.clear()
+        self._kinds.update(known)
 
     async def drain(self, grace: float) -> None:
         """Claims and begins nothing any more; what runs has `grace` seconds, then it is broken off.
@@ -161,7 +173,11 @@ class JobWorker:
             work.drain()
 
     async def _register(self) -> None:
-        self.id = self._tools.gates.worker = await self._store.workers.register(version=self._version)
+        asked = time.monotonic()
+        worker_id = await self._store.workers.register(version=self._version)
+        # Before anything is claimed: a deadline that is judged by a wrong clock may seem to be over.
+        await self._learn_time(worker_id, (asked + time.monotonic()) / 2)
+        self.id = self._tools.gates.worker = worker_id
 
     async def _leave(self) -> None:
         try:
@@ -192,17 +208,21 @@ class JobWorker:
         settings, now = self._settings, time.monotonic()
         poll = settings.poll * random.uniform(0.5, 1.5)
         chunks = self._chunks
-        room = settings.chunks - len(chunks)
+        is_full = sum(chunk.hold.claim.size for chunk in chunks) >= _MOST_BYTES
+        room = 0 if is_full else settings.chunks - len(chunks)
         # One chunk after another, as long as there are places for what is in it.
         lacking = settings.concurrency - sum(0 if chunk.rests(now) else chunk.ready + chunk.busy for chunk in chunks)
         stages = settings.stages - (len(self._works) - len(chunks))
         kinds = [Kind.VALIDATE, Kind.FINALIZE] if stages > 0 else []
+        self._lacks_stages = not kinds
         if room > 0 and (lacking > 0 or now >= self._next_probe):
             kinds = [*kinds, Kind.ITEMS]
         elif room <= 0:
             self._make_room(chunks, now)
         if not kinds:
             return poll
+        if Kind.ITEMS not in kinds and now < self._next_look:
+            return self._next_look - now  # every chunk that ends gives a hint; few of them are the end of a job
         is_probe = lacking <= 0 and Kind.ITEMS in kinds
         if is_probe:
             self._next_probe = now + poll
@@ -214,6 +234,8 @@ class JobWorker:
                 # what is waiting to be committed would be lost.
                 return _LEAST_PAUSE
             claims = await self._store.claims.claim(self.id, 1, kinds=kinds)
+            if not claims:
+                self._next_look = now + _LEAST_PAUSE
             for claim in claims:
                 await self._take(claim, now, is_probe=is_probe)
         if Kind.ITEMS in kinds:
@@ -259,6 +281,8 @@ class JobWorker:
             self._has_work.clear()
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.warning("work.left job=%s %s: %s", work.hold.lease.job, type(error).__name__, error)
+        if self._lacks_stages and isinstance(work, StageWork):
+            self._hint.give()  # what there was to claim meanwhile, nobody told again
         self._wake()
 
     # Places
@@ -275,7 +299,12 @@ class JobWorker:
             return
         now = self._loop.time()
         chunks = self._chunks
-        startable = [chunk for chunk in chunks if chunk.ready or chunk.next_due is not None]
+        self._is_quiet = self._gives_way(chunks, now)
+        startable = [
+            chunk
+            for chunk in chunks
+            if not (self._is_quiet or chunk.is_suspect) and (chunk.ready or chunk.next_due is not None)
+        ]
         free = self._settings.concurrency - self._busy
         by_owner, by_job = Counter[str](), Counter[str]()
         for chunk in chunks:
@@ -294,6 +323,15 @@ class JobWorker:
         self._arm(min((due for chunk in chunks if (due := chunk.next_due) is not None and due > now), default=None))
         if self._may_be_more and sum(chunk.ready for chunk in chunks) < self._settings.concurrency:
             self._hint.give()
+
+    def _gives_way(self, chunks: Sequence[ChunkWork], now: float) -> bool:
+        """Whether nothing else is begun, for the sake of an item with which workers were lost: it runs alone, so that
+        nobody is taken for guilty who only was there."""
+        suspects = [chunk for chunk in chunks if chunk.is_suspect]
+        if any(chunk.busy for chunk in suspects):
+            return True
+        waiting = [chunk for chunk in suspects if chunk.may_begin and not chunk.rests(now)]
+        return any(self._busy or chunk.begin(now) for chunk in waiting)
 
     def _arm(self, when: float | None) -> None:
         if self._timer is not None:
@@ -334,7 +372,7 @@ class JobWorker:
             ttl = work.hold.claim.ttl
             if now - work.progress < self._settings.watchdog * ttl:
                 continue
-            if self._busy >= self._settings.concurrency:
+            if self._is_quiet or self._busy >= self._settings.concurrency:
                 continue  # others have all the places
             if not work.is_refused(now - ttl):
                 logger.error("chunk.stuck job=%s chunk=%d %r", work.hold.lease.job, work.hold.lease.chunk, work)
@@ -360,16 +398,19 @@ class JobWorker:
         if not self.id:
             await self._register()
         asked = time.monotonic()
-        is_to_stop = await self._store.workers.beat(self.id)
-        answered = time.monotonic()
-        for each in await self._store.workers.list():
-            if each.id == self.id:
-                self._tools.time.learn(each.beat_at, (asked + answered) / 2)
+        is_to_stop = await self._store.workers.beat(self.id, version=self._version)
+        await self._learn_time(self.id, (asked + time.monotonic()) / 2)
         if is_to_stop and not self.asked_to_stop.is_set():
             logger.info("worker.drained worker=%s It was asked to stop.", self.id)
             self._begin_to_drain()
             self.asked_to_stop.set()
         return _BEAT * random.uniform(0.75, 1.0)
+
+    async def _learn_time(self, worker_id: str, here: float) -> None:
+        """From what the store has noted of this worker, at about that time of ours."""
+        for each in await self._store.workers.list():
+            if each.id == worker_id:
+                self._tools.time.learn(each.beat_at, here)
 
     async def _sweep(self) -> float:
         await self._store.retention.sweep()

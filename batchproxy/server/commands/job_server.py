@@ -174,7 +174,7 @@ def _of_config(config: Path | None) -> str | None:
 
     found = loaded(config).config
     listener = read_listener("listen", found.server.listen)
-    paths = [each.path for each in found.endpoints if found.jobs is None or found.jobs.is_on(each.path)]
+    paths = [each.path for each in found.batch_endpoints if found.jobs is None or found.jobs.is_on(each.path)]
     if not listener.port or not paths:
         fail(Code.USAGE, f"{escaped(config)} does not say where the jobs are; expected --url")
     host = _HERE.get(listener.host, f"[{listener.host}]" if ":" in listener.host else listener.host)

@@ -160,6 +160,9 @@ def export(
     outcome: Annotated[
         str | None, typer.Option(metavar="OUTCOME,…", help=f"Only items with one of: {_OUTCOMES}.")
     ] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="CURSOR", help="Go on from there, at the end of the file.")
+    ] = None,
     timeout: Timeout = 60.0,
 ) -> None:
     """Write the results of a job, in the order of its items, one in each line.
@@ -169,23 +172,31 @@ def export(
       batchproxy jobs export 0192f0c1-7c3b-7000-8000-000000000001 -o results.ndjson
       batchproxy jobs export 0192f0c1-7c3b-7000-8000-000000000001 --outcome error | jq .index
 
-    Of a job that runs, those that are there. Exit codes: 0 all of them; 1 the file cannot be written; 4 the job still
-    runs, or was refused; 5 no answer, and what is written is not all.
+    A connection that breaks is made again, and it goes on where it was, for --timeout. Of a job that runs, it writes
+    those that are there. If they are not all, it tells the --after to go on with later. Exit codes: 0 all of them; 1
+    the file cannot be written; 4 the job still runs, or was refused; 5 no answer, and what is written is not all.
     """
     with job_server(url, config, header, timeout) as server:
-        results = _Results(server, job_id, outcome)
+        results = _Results(server, job_id, outcome, after)
         first = next(results.pages)
-        if str(output) == "-":
-            number = _write(sys.stdout.buffer, first, results.pages)
-        else:
-            try:
-                with output.open("wb") as file:
-                    number = _write(file, first, results.pages)
-            except OSError as fault:
-                fail(Code.FAILED, f"{escaped(output)} cannot be written: {fault.strerror}")
-    note(counted(number, "result") + ("" if results.is_complete else "; the job still runs"))
-    if not results.is_complete:
-        raise typer.Exit(int(Code.ITEM_FAILED))
+        try:
+            if str(output) == "-":
+                _write(sys.stdout.buffer, first, results)
+            else:
+                with output.open("wb" if after is None else "ab") as file:
+                    _write(file, first, results)
+        except OSError as fault:
+            if str(output) == "-":
+                raise
+            fail(Code.FAILED, f"{escaped(output)} cannot be written: {fault.strerror}")
+        except typer.Exit:
+            note(f"{counted(results.written, 'result')}; go on with --after {escaped(results.cursor)}")
+            raise
+    if results.is_complete:
+        note(counted(results.written, "result"))
+        return
+    note(f"{counted(results.written, 'result')}; the job still runs: go on with --after {escaped(results.cursor)}")
+    raise typer.Exit(int(Code.ITEM_FAILED))
 
 
 # Asking
@@ -207,10 +218,12 @@ def _versions(server: JobServer, job_id: str) -> Iterator[dict[str, Any]]:
 
 
 class _Results:
-    """Page after page; each line is as the server wrote it."""
+    """Page after page; each line is as the server wrote it. `cursor` leads on behind what was `written`."""
 
-    def __init__(self, server: JobServer, job_id: str, outcome: str | None) -> None:
+    def __init__(self, server: JobServer, job_id: str, outcome: str | None, after: str | None) -> None:
         self.is_complete = False
+        self.written = 0
+        self.cursor = after
         self.pages = self._pages(server, job_id, outcome)
 
     def _pages(self, server: JobServer, job_id: str, outcome: str | None) -> Iterator[list[bytes]]:
@@ -219,6 +232,7 @@ class _Results:
         page = msgspec.defstruct("Page", [("results", list[msgspec.Raw]), ("cursor", str | None), ("complete", bool)])
         decoder = msgspec.json.Decoder(page)
         query = {"limit": str(_PAGE)} | ({"outcome": outcome} if outcome else {})
+        query |= {"after": self.cursor} if self.cursor is not None else {}
         while True:
             answer = server.get(path_of(job_id, "/results"), query=query)
             try:
@@ -227,18 +241,18 @@ class _Results:
                 fail(Code.NO_ANSWER, f"answered {answer.status_code}, but not with results")
             self.is_complete = found.complete
             yield [bytes(each) for each in found.results]
+            # Who asks for the next page has written this one.
+            self.written += len(found.results)
+            self.cursor = found.cursor
             if found.complete or found.cursor is None or found.cursor == query.get("after"):
                 return
             query["after"] = found.cursor
 
 
-def _write(file: BinaryIO, first: list[bytes], rest: Iterable[list[bytes]]) -> int:
-    number = 0
-    for lines in chain([first], rest):
-        number += len(lines)
+def _write(file: BinaryIO, first: list[bytes], results: _Results) -> None:
+    for lines in chain([first], results.pages):
         file.write(b"".join(line + b"\n" for line in lines))
-    file.flush()
-    return number
+        file.flush()
 
 
 # Telling

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ...engine.routing import RouteTable
     from ...proxy.problem import Problem
     from ...proxy.ways import Way
+    from ..openai_settings import OpenAI
     from ..settings import Config
 
 _CAPS = ("max_per_batch", "serial", "timeout", "max_request_bytes", "max_response_bytes")
@@ -105,7 +106,7 @@ def _header(text: str) -> tuple[bytes, bytes]:
 
 
 async def _matched(
-    config: Config, endpoint: Endpoint, method: str, path: str, host: str, headers: list[tuple[bytes, bytes]]
+    config: Config, endpoint: Endpoint | OpenAI, method: str, path: str, host: str, headers: list[tuple[bytes, bytes]]
 ) -> bool:
     """Prints what becomes of an item; whether it would be sent."""
     from ...engine.routing import RouteTable
@@ -132,22 +133,24 @@ async def _matched(
 
 
 def _judged(
-    config: Config, endpoint: Endpoint, table: RouteTable, method: str, path: str, host: str
+    config: Config, endpoint: Endpoint | OpenAI, table: RouteTable, method: str, path: str, host: str
 ) -> tuple[bytes, bytes] | str:
     """The item's path and query, or why the endpoint refuses it."""
+    from ...endpoint import Endpoint
     from ...engine.model import Caller, Item, Refusal
     from ...engine.paths import canonical
     from ...engine.policy import Judge
 
-    read = canonical(endpoint.base_path + path, allow_empty_segments=endpoint.allow_empty_segments)
+    policy = endpoint if isinstance(endpoint, Endpoint) else endpoint.made().policy("")
+    read = canonical(policy.base_path + path, allow_empty_segments=policy.allow_empty_segments)
     refusal: Refusal | None
     if isinstance(read, Refusal):
         refusal = read
     else:
         judge = Judge(
-            replace(endpoint, routes=table),
+            replace(policy, routes=table),
             Caller(request_id="routes", host=host),
-            [each.path for each in config.endpoints],
+            [each.path for each in config.batch_endpoints],
         )
         refusal = judge.item(Item(0, method, read[0], read[1]))
         if refusal is None:
@@ -156,7 +159,8 @@ def _judged(
     return f"refused: {failure.status} {failure} by the endpoint {endpoint.path}: {escaped(refusal.detail)}"
 
 
-def _say_way(way: Way, target: bytes, endpoint: Endpoint) -> None:
+def _say_way(way: Way, target: bytes, endpoint: Endpoint | OpenAI) -> None:
+    from ...endpoint import Endpoint
     from ...proxy.addresses import located
 
     route, settings = way.route, way.upstream.settings
@@ -171,7 +175,10 @@ def _say_way(way: Way, target: bytes, endpoint: Endpoint) -> None:
         value = getattr(route, name)
         if value not in (None, False):
             data(f"{name}: {value}")
-    data(f"endpoint: {endpoint.path}, item_timeout {endpoint.item_timeout:g} s, concurrency {endpoint.concurrency}")
+    if isinstance(endpoint, Endpoint):
+        data(f"endpoint: {endpoint.path}, item_timeout {endpoint.item_timeout:g} s, concurrency {endpoint.concurrency}")
+    else:
+        data(f"endpoint: {endpoint.path}, {endpoint.dialect}")
 
 
 def _say_problem(problem: Problem) -> None:

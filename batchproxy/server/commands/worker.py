@@ -29,13 +29,16 @@ def worker(
         typer.Option(
             metavar="URL",
             envvar="BATCHPROXY_JOBS__STORE__URL",
-            help="Where the jobs are: sqlite:///path or postgresql://…; needed with --app.",
+            help="Where the jobs are: sqlite:///path or postgresql://…, in place of what the file or the app says.",
         ),
     ] = None,
     concurrency: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Items that run at one time; 4 unless the file says otherwise."),
+        typer.Option(metavar="N", min=1, help="Items that run at one time; 4 unless the file or the app says more."),
     ] = None,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Processes, each with so much concurrency; not with --app.")
+    ] = 1,
     admin: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="An admin listener; there is none without.")
     ] = None,
@@ -53,8 +56,8 @@ def worker(
     \b
     Examples:
       batchproxy worker -c batchproxy.yaml
-      batchproxy worker -c batchproxy.yaml --concurrency 32 --admin 127.0.0.1:9091
-      batchproxy worker --app shop.main:app --store postgresql://user@host/database
+      batchproxy worker -c batchproxy.yaml --workers 4 --concurrency 32 --admin 127.0.0.1:9091
+      batchproxy worker --app shop.main:app --concurrency 32
 
     SIGTERM ends it gracefully: what has not ended is handed over. A wrong configuration ends with 78.
     """
@@ -62,15 +65,17 @@ def worker(
 
     try:
         if app is not None:
-            if config is not None or upstream or admin is not None:
+            if config is not None or upstream or admin is not None or workers > 1:
                 fail(
                     Code.USAGE,
-                    "--app stands in the place of a configuration; expected no --config, --upstream, --admin",
+                    "--app stands in the place of a configuration;"
+                    " expected no --config, --upstream, --admin, --workers",
                 )
             code = _of_app(app, store, concurrency, log_level, log_format)
         else:
             settings = {
                 "server.admin": admin or "off",
+                "server.workers": workers,
                 "server.log.level": log_level,
                 "server.log.format": log_format,
                 "jobs.store.url": store,
@@ -102,12 +107,10 @@ def _with_jobs(load: Callable[[], Loaded]) -> Callable[[], Loaded]:
 
 
 def _of_app(app: str, store: str | None, concurrency: int | None, level: str | None, form: str | None) -> int:
-    if store is None:
-        fail(Code.USAGE, "--app: expected --store URL as well, or the variable BATCHPROXY_JOBS__STORE__URL")
     from ...engine.errors import SettingError
     from ..app_worker import work
 
     try:
-        return work(app, store, concurrency or 4, level=level or "info", form=form or "auto")
+        return work(app, store, concurrency, level=level or "info", form=form or "auto")
     except SettingError as fault:
         fail(Code.USAGE, str(fault))

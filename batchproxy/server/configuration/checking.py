@@ -5,7 +5,7 @@ Each object is checked on its own: a mistake in one hides none in another, nor i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ class Checking:
         self.partial: dict[type[Any], tuple[Any, frozenset[str]]] = {}
         """The last object of a class, defaults in the place of what is wrong, and the names of that."""
         self.files: list[tuple[str, Path, Node]] = []
+        self._others: dict[tuple[type[Any], str], Collection[str]] = {}
+        """What else may stand at a key, for it makes the object one of another class."""
 
     def build(self, settings: type[Any], node: Node | None, pointer: str = "", place: Origin = DEFAULT) -> Any:
         """An object of a settings class, or `BROKEN`."""
@@ -81,6 +83,8 @@ class Checking:
             try:
                 made = settings(**stand_ins, **values)
             except SettingError as fault:
+                if more := self._others.get((settings, fault.setting)):
+                    fault = SettingError(fault.setting, fault.value, ", ".join([fault.expected, *more]))
                 if not _follows(fault, broken):
                     self._refused(fault, given, values, where)
                 if fault.setting in broken or fault.setting not in values:
@@ -119,7 +123,7 @@ class Checking:
             if (node is None or node.value is None) and shape.optional:
                 self.origins[pointer] = DEFAULT if node is None else node.origin
                 return None
-            return self.build(shape.settings or object, node, pointer)
+            return self.build(shape.class_of(node), node, pointer)
         if node is None:
             self._note_default(key, pointer)
             return None
@@ -135,7 +139,7 @@ class Checking:
 
     def _note_default(self, key: Key, pointer: str) -> None:
         """A default that is a list of objects is shown with their keys, so each of them has an origin."""
-        if key.shape.item is not None and key.shape.item.settings is not None:
+        if key.shape.item is not None and key.shape.classes:
             for position, each in enumerate(key.default):
                 self.build(type(each), None, f"{pointer}/{position}")
         else:
@@ -148,7 +152,8 @@ class Checking:
         if node.value is None and shape.optional:
             return None
         if shape.kind == "object":
-            return self.build(shape.settings or object, node, pointer)
+            self._others[shape.settings or object, shape.by] = shape.others
+            return self.build(shape.class_of(node), node, pointer)
         if shape.kind in ("list", "mapping"):
             return self._gathered(shape, node, pointer)
         value = _scalar(shape, node)

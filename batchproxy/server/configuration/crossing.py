@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ..openai_settings import OpenAI
 from ..settings import Config
 from .checking import imported
 from .listening import is_self, listeners
@@ -95,9 +96,9 @@ def _names(root: Node, report: Report) -> None:
 
 
 def _endpoints(root: Node, config: Config, report: Report) -> None:
-    first: dict[str, int] = {}
     if not config.endpoints:
         report.error(place(root, "endpoints"), "there is no endpoint, expected at least one, or no `endpoints` at all")
+    first: dict[str, int] = {}
     for position, endpoint in enumerate(config.endpoints):
         at = ("endpoints", position)
         if endpoint.path in first:
@@ -106,6 +107,9 @@ def _endpoints(root: Node, config: Config, report: Report) -> None:
             report.error(place(root, *at, "path"), message)
         first.setdefault(endpoint.path, position)
         _limits(root, at, endpoint, report)
+        if isinstance(endpoint, OpenAI):
+            _api(root, at, config, endpoint, report)
+            continue
         places = config.server.max_in_flight + config.server.max_queue
         if endpoint.concurrency > places:
             expected = f"expected at most `server.max_in_flight` and `max_queue` together, which are {places}"
@@ -116,9 +120,21 @@ def _endpoints(root: Node, config: Config, report: Report) -> None:
             report.warn(place(root, *at, "concurrency"), message)
 
 
+def _api(root: Node, at: tuple[str | int, ...], config: Config, api: OpenAI, report: Report) -> None:
+    section = child(root, "jobs")
+    if section is None or section.value is None:
+        message = f"`dialect` is {brief(api.dialect)}, expected a section `jobs` as well, for its batches are jobs"
+        report.error(place(root, *at, "dialect"), message)
+    for endpoint in config.batch_endpoints:
+        if api.takes(endpoint.path):
+            other = place(root, "endpoints", config.endpoints.index(endpoint))
+            message = f"`path` is {brief(api.path)}, expected another: it takes that of the endpoint at {other}"
+            report.error(place(root, *at, "path"), message)
+
+
 def _limits(root: Node, at: tuple[str | int, ...], settings: Any, report: Report) -> None:
     for small, large in _ENDPOINT_LIMITS:
-        if getattr(settings, small) <= getattr(settings, large):
+        if getattr(settings, small, 0) <= getattr(settings, large, 0):
             continue
         both = child(root, *at, small), child(root, *at, large)
         if both[0] is not None and both[1] is not None:
@@ -128,7 +144,7 @@ def _limits(root: Node, at: tuple[str | int, ...], settings: Any, report: Report
 
 def _routes(root: Node, config: Config, report: Report) -> None:
     first: dict[tuple[str | None, tuple[str, ...]], int] = {}
-    paths = {endpoint.path for endpoint in config.endpoints}
+    paths = {endpoint.path for endpoint in config.batch_endpoints}
     for position, route in enumerate(config.routes):
         at = ("routes", position)
         name = f"{route.host or ''}{route.path}"
@@ -252,11 +268,22 @@ def _jobs(root: Node, config: Config, report: Report) -> None:
         return
     from ..job_check import faults
 
-    paths = [endpoint.path for endpoint in config.endpoints]
-    for position, path in enumerate(jobs.endpoints or ()):
+    every = [endpoint.path for endpoint in config.endpoints]
+    native = [endpoint.path for endpoint in config.batch_endpoints]
+    named: list[tuple[str, list[str], str, str | int]] = [
+        *((path, every, "endpoints", position) for position, path in enumerate(jobs.endpoints or ())),
+        *((path, native, "endpoint_delivery", path) for path in jobs.endpoint_delivery),
+    ]
+    for path, paths, key, step in named:
         if path not in paths:
             near = report.suggestion(path, paths) or f": {', '.join(paths)}"
             message = f"there is no endpoint {brief(path)}, expected paths of `endpoints`{near}"
-            report.error(place(root, "jobs", "endpoints", position), message)
+            report.error(place(root, "jobs", key, step), message)
+    for name in jobs.worker.limits:
+        if name not in config.upstreams:
+            known = list(config.upstreams)
+            near = report.suggestion(name, known) or f": {', '.join(known[:20])}"
+            message = f"unknown upstream {brief(name)}, expected one of `upstreams`{near}"
+            report.error(place(root, "jobs", "worker", "limits", name), message)
     for steps, message in faults(jobs):
         report.error(place(root, "jobs", *steps), message)

@@ -166,6 +166,24 @@ _ENDPOINT = {
     "write_timeout": "A reader that takes nothing; it then counts as gone.",
 }
 
+_OPENAI = {
+    "path": "What stands before `/files` and `/batches`, which are answered here.",
+    "dialect": "`openai` makes an endpoint the Batch API of OpenAI, in front of any API; it needs `jobs`.",
+    "allow": "Rules: the endpoints of the API for which there may be batches.",
+    "deny": "Rules: those for which there may not; stronger than `allow`.",
+    "max_items": "Lines of a file.",
+    "max_batch_bytes": "A file.",
+    "max_item_bytes": "The body of one line.",
+    "max_response_bytes": "The body of one answer.",
+    "max_depth": "How deep the JSON of an answer may be nested; deeper ones are given as text.",
+    "one_model": "Whether all lines of a file must name the same model.",
+    "keep": "How long files and batches are kept, unless their owner says otherwise for a file.",
+    "delivery": "Whether a line is sent again if nobody knows what became of it.",
+    "read_timeout": "A pause in an upload.",
+    "read_total_timeout": "The whole of an upload.",
+    "write_timeout": "A reader that takes nothing; it then counts as gone.",
+}
+
 _JOBS = {
     "store": "Where jobs are kept, and for how long.",
     "endpoints": "Paths of the endpoints that have jobs; null for all.",
@@ -175,7 +193,9 @@ _JOBS = {
     "key_file": "The key for what jobs keep of credentials, 32 bytes in base64, relative to the config file; null for"
     " the variable `BATCHPROXY_JOBS_KEY`.",
     "plain_headers": "Headers of a batch that are no credentials, and may be kept without a key.",
-    "delivery": "Whether items that are not idempotent are sent again if nobody knows what became of them.",
+    "delivery": "Whether items that are not idempotent are sent again if nobody knows what became of them; a batch may"
+    " say otherwise.",
+    "endpoint_delivery": "The same for single endpoints, by their paths.",
     "max_items": "Items of a job.",
     "max_bytes": "The body of its submission.",
     "upload_timeout": "The whole of that body.",
@@ -184,14 +204,18 @@ _JOBS = {
     "deadline": "How long a job may take; it may ask for less.",
     "poll": "How soon a change is noticed by those who wait, without a hint.",
     "worker": "How this process works on jobs.",
-    "webhooks": "Who is told of the end of every job; null for nobody.",
+    "webhooks": "Who is told of the end of jobs; null for nobody.",
 }
 
 _STORE = {
     "url": "`sqlite:///path/to/file`, relative to where the process starts, or `postgresql://user@host/database`; null"
     " for `jobs.db` in `$STATE_DIRECTORY` (systemd), or else in `~/.local/state/batchproxy`.",
     "hosts": "Machines whose processes share the store; more than one need PostgreSQL.",
-    "blobs": "The folder of large contents; null for one beside the file, or for the database itself with PostgreSQL.",
+    "blobs": "The folder of large contents, or `s3://bucket/prefix`; null for a folder beside the file, or for the"
+    " database itself with PostgreSQL.",
+    "blobs_endpoint": "The URL of a server that speaks as S3 does; null for what `AWS_ENDPOINT_URL` says, or Amazon."
+    " Credentials are those of the environment or of the machine.",
+    "blobs_region": "Its region; null for what `AWS_REGION` says.",
     "connections": "Connections of one process to the database.",
     "wait": "How long a transaction waits for others.",
     "lease": "How long work belongs to a worker that says nothing.",
@@ -204,20 +228,35 @@ _WORK = {
     "embedded": "Whether `serve` works on jobs; `batchproxy worker` always does.",
     "concurrency": "Items that run at one time, in each process.",
     "chunks": "Chunks of items that a process has at one time.",
+    "stages": "Validations and ends of jobs that run at one time.",
     "poll": "How long it waits for work without a hint.",
+    "watch": "How soon a cancellation or a deadline is seen: nothing is begun from then on.",
+    "sweep": "How often what is out of date is removed.",
     "item_timeout": "One item; it may ask for less.",
     "attempts": "Attempts in all, where a failure may pass.",
+    "rests": "Attempts in all at an upstream that does nothing, for it is overloaded or not there.",
     "first_backoff": "The longest pause before the second attempt; it doubles.",
     "longest_backoff": "The longest pause.",
     "longest_rest": "The longest `Retry-After` that is believed.",
+    "limits": "What the items of jobs may ask of an upstream, by its name, of all processes together.",
+    "watchdog": "Leases without any progress after which a chunk is given back.",
+}
+
+_SHARED = {
+    "rate": "Items in the time `per`; null for any number.",
+    "per": "The time that `rate` is for.",
+    "burst": "Items that may begin at once after a pause; null for `rate`.",
+    "max_in_flight": "Items that run at one time; null for any number.",
 }
 
 _WEBHOOKS = {
-    "url": "Where the end of each job is told, as a Standard Webhook.",
-    "signing": "Where the secrets are that messages are signed with: `env:NAME`, `file:/path`.",
+    "url": "Where the end of each job is told, as a Standard Webhook; null for nowhere.",
+    "signing": "Where the secrets are that messages to `url` are signed with: `env:NAME`, `file:/path`.",
+    "callbacks": "The same for callers who ask to be told of their jobs: a list for each name that they may use as"
+    " `secret_ref`; without any, nobody may ask.",
     "http": "Whether it may be `http`.",
     "ports": "Ports that are allowed beside 443.",
-    "allow": "Hosts and networks whose addresses need not be public.",
+    "allow": "Hosts and networks whose addresses need not be public; callers may name them, too.",
     "ca": "Bundle of authorities in PEM, relative to the config file; null for the system's.",
     "timeout": "How long one try may take.",
 }
@@ -235,9 +274,11 @@ DESCRIPTIONS: Mapping[str, Mapping[str, str]] = {
     "HealthCheck": _HEALTH_CHECK,
     "Route": _ROUTE,
     "Endpoint": _ENDPOINT,
+    "OpenAI": _OPENAI,
     "Jobs": _JOBS,
     "Store": _STORE,
     "Work": _WORK,
+    "Shared": _SHARED,
     "Webhooks": _WEBHOOKS,
 }
 

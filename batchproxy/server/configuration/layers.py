@@ -102,7 +102,8 @@ class Layers:
     ) -> tuple[str, Shape] | None:
         """The name below a place in the tree that a step means, and its shape."""
         if shape.kind == "object" and shape.settings is not None:
-            known = keys(shape.settings)
+            # Another variable may say which of several classes it is: whatever one of them has may be set.
+            known = {name: key for each in reversed(shape.classes) for name, key in keys(each).items()}
             name = step if exact else step.lower()
             if name in known:
                 return name, known[name].shape

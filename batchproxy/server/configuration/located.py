@@ -20,6 +20,8 @@ _LONGEST_NAME = 64
 _SECRET = re.compile(
     r"auth|token|secret|passw|cookie|api[-_]?key|-key$|credential|session|signature|bearer|jwt", re.IGNORECASE
 )
+_WEBHOOK_SECRET = "whsec_"
+"""How a secret of webhooks begins, wherever it was put by mistake."""
 _USERINFO = re.compile(r"//[^/?#\s]*@")
 
 
@@ -175,6 +177,9 @@ class Report:
             source = self.lines[origin.line - 1]
             if origin.line in self.hidden:
                 source = source[: self.hidden[origin.line] - 1] + "…"
+            before, secret, _ = source.partition(_WEBHOOK_SECRET)
+            if secret:
+                source = before + "…"
         return Located(
             file=name,
             line=origin.line,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..settings import Config
@@ -39,9 +39,11 @@ _TITLES = {
     "HealthCheck": "upstreams.NAME.health_check",
     "Route": "routes[]",
     "Endpoint": "endpoints[]",
+    "OpenAI": "endpoints[], with `dialect: openai`",
     "Jobs": "jobs",
     "Store": "jobs.store",
     "Work": "jobs.worker",
+    "Shared": "jobs.worker.limits.NAME",
     "Webhooks": "jobs.webhooks",
 }
 
@@ -62,32 +64,42 @@ def _members(settings: type[Any], pointer: str, depth: int) -> Iterator[str]:
 
 def _entry(key: Key, pointer: str, depth: int) -> Iterator[str]:
     indent, shape = "  " * depth, key.shape
-    inner = shape.settings or (shape.item.settings if shape.item is not None else None)
-    if inner is None:
+    inner = shape.classes
+    if not inner:
         yield f"{indent}{key.name}: {_WRITTEN.get(pointer) or shown_value(shape, key.default)}"
     elif shape.optional:
         # Keys below it would switch it on.
         yield f"{indent}{key.name}:"
-        for line in _members(inner, pointer, depth + 1):
+        for line in _members(inner[0], pointer, depth + 1):
             yield f"{indent}# {line.removeprefix(indent)}"
     else:
         yield f"{indent}{key.name}:"
         yield from _below(shape, inner, pointer, depth)
 
 
-def _below(shape: Shape, inner: type[Any], pointer: str, depth: int) -> Iterator[str]:
+def _below(shape: Shape, classes: Sequence[type[Any]], pointer: str, depth: int) -> Iterator[str]:
     indent = "  " * (depth + 1)
     if shape.kind == "object":
-        yield from _members(inner, pointer, depth + 1)
+        yield from _members(classes[0], pointer, depth + 1)
     elif shape.kind == "mapping":
         yield f"{indent}legacy:"
-        yield from _members(inner, f"{pointer}/legacy", depth + 2)
+        yield from _members(classes[0], f"{pointer}/legacy", depth + 2)
     else:
-        lines = list(_members(inner, f"{pointer}/0", depth + 2))
-        first = next(at for at, line in enumerate(lines) if not line.lstrip().startswith("#"))
-        yield from (line.replace("  ", "", 1) for line in lines[:first])
-        yield f"{indent}- {lines[first].lstrip()}"
-        yield from lines[first + 1 :]
+        yield from _listed(classes[0], f"{pointer}/0", depth)
+        for other in classes[1:]:
+            yield from (
+                f"{indent}# {line.removeprefix(indent)}"
+                for line in _listed(other, f"{pointer}/{other.__name__}", depth)
+            )
+
+
+def _listed(settings: type[Any], pointer: str, depth: int) -> Iterator[str]:
+    indent = "  " * (depth + 1)
+    lines = list(_members(settings, pointer, depth + 2))
+    first = next(at for at, line in enumerate(lines) if not line.lstrip().startswith("#"))
+    yield from (line.replace("  ", "", 1) for line in lines[:first])
+    yield f"{indent}- {lines[first].lstrip()}"
+    yield from lines[first + 1 :]
 
 
 def _comment(text: str, indent: str) -> Iterator[str]:
@@ -113,8 +125,7 @@ def tables() -> str:
 
 def _classes(settings: type[Any]) -> Iterator[type[Any]]:
     for key in keys(settings).values():
-        inner = key.shape.settings or (key.shape.item.settings if key.shape.item is not None else None)
-        if inner is not None:
+        for inner in key.shape.classes:
             yield inner
             yield from _classes(inner)
 

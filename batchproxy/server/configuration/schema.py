@@ -81,7 +81,14 @@ def _kind(shape: Shape, definitions: dict[str, Any]) -> dict[str, Any]:
         if shape.kind == "list":
             return {"type": "array", "items": item}
         return {"type": "object", "additionalProperties": item}
-    settings: Any = shape.settings
+    found, *others = [_reference(each, definitions) for each in shape.classes]
+    for name, other in zip(shape.others, others, strict=True):
+        said = {"properties": {shape.by: {"const": name}}, "required": [shape.by]}
+        found = {"if": said, "then": other, "else": found}
+    return found
+
+
+def _reference(settings: type[Any], definitions: dict[str, Any]) -> dict[str, Any]:
     if settings.__name__ not in definitions:
         definitions[settings.__name__] = {}
         definitions[settings.__name__] = _object(settings, definitions)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from enum import StrEnum
 from inspect import get_annotations
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ...engine.in_flight import InFlight
 from ...engine.routing import RouteTable
+from ..settings import OneOf
 from .descriptions import described
+from .node import Node
 
 # Objects that only code can make.
 _NOT_IN_FILES = (InFlight, RouteTable)
@@ -25,13 +27,32 @@ Kind = Literal["text", "whole", "number", "seconds", "bytes", "flag", "choice", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """`item` is the shape of the members of a list or mapping, `settings` the class of an object."""
+    """`item` is the shape of the members of a list or mapping, `settings` the class of an object.
+
+    `others` are classes of objects that stand in its place, by what the key `by` of theirs says.
+    """
 
     kind: Kind
     optional: bool = False
     choices: tuple[str, ...] = ()
     item: Shape | None = None
     settings: type[Any] | None = None
+    by: str = ""
+    others: Mapping[str, type[Any]] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[type[Any], ...]:
+        """Of an object, or of the objects in a list or mapping."""
+        if self.item is not None:
+            return self.item.classes
+        return () if self.settings is None else (self.settings, *self.others.values())
+
+    def class_of(self, node: Node | None) -> type[Any]:
+        """The class of an object, by what stands there."""
+        members = node.value if node is not None and isinstance(node.value, dict) else {}
+        said = members[self.by].value if self.by in members else None
+        found = self.others.get(said) if isinstance(said, str) else None
+        return found or self.settings or object
 
     @property
     def expected(self) -> str:
@@ -105,6 +126,8 @@ def _shape(hint: Any, *, optional: bool = False) -> Shape | None:
     if get_origin(hint) in (Union, types.UnionType):
         [inner] = [each for each in get_args(hint) if each is not type(None)]
         return _shape(inner, optional=True)
+    if get_origin(hint) is Annotated and isinstance(hint.__metadata__[0], OneOf):
+        return _one_of(get_args(get_args(hint)[0]), hint.__metadata__[0].key)
     if get_origin(hint) is Annotated:
         return Shape(kind=hint.__metadata__[0], optional=optional)
     if hint in _NOT_IN_FILES:
@@ -122,6 +145,13 @@ def _shape(hint: Any, *, optional: bool = False) -> Shape | None:
     if get_origin(hint) is Callable:
         return Shape(kind="function", optional=optional)
     return Shape(kind="object", optional=optional, settings=hint)
+
+
+def _one_of(classes: Sequence[type[Any]], key: str) -> Shape:
+    """The first unless the key says otherwise; it has its own name as the default in the others."""
+    first, *others = classes
+    named = {str(each.default): other for other in others for each in fields(other) if each.name == key}
+    return Shape(kind="object", settings=first, by=key, others=named)
 
 
 _SCALARS: Mapping[Any, Kind] = {str: "text", int: "whole", float: "number", bool: "flag"}

@@ -14,7 +14,8 @@ from batchproxy.engine.model import Receive, Scope, Send
 
 
 class Api:
-    """`seen` are the requests that came, `held` those whose content was `hold`: they wait for `release`.
+    """`seen` are the requests that came, `held` those whose content was `hold`: they wait for `release`. `most_held` is
+    how many of them there were at one time.
 
     It may be looked at from another thread.
     """
@@ -22,6 +23,7 @@ class Api:
     def __init__(self) -> None:
         self.seen: list[tuple[str, dict[str, str], Any]] = []
         self.held = threading.Semaphore(0)
+        self.holding = self.most_held = 0
         self.release = threading.Event()
 
     def seen_by(self, key: str) -> list[tuple[str, dict[str, str], Any]]:
@@ -54,9 +56,14 @@ class Api:
             return _json(404, {"error": {"message": "no such path"}})
         content = said["messages"][0]["content"]
         if content == "hold":
+            self.holding += 1
+            self.most_held = max(self.most_held, self.holding)
             self.held.release()
-            while not self.release.is_set():
-                await asyncio.sleep(0.01)
+            try:
+                while not self.release.is_set():
+                    await asyncio.sleep(0.01)
+            finally:
+                self.holding -= 1
         if content == "fail":
             return _json(400, {"error": {"message": "bad prompt", "type": "invalid_request_error", "code": "bad"}})
         if content == "text":

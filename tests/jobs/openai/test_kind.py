@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from batchproxy.engine.errors import SettingError
@@ -23,6 +24,7 @@ from batchproxy.jobs.store import (
     LeaseLost,
     NewJob,
     Outcome,
+    WrongState,
 )
 from batchproxy.jobs.working.kinds import Unready
 from tests.jobs.place import Place, claim, settle
@@ -272,3 +274,31 @@ def test_wrong_settings(setting: str, value: Any) -> None:
     with pytest.raises(SettingError) as wrong:
         OpenAISettings(**{setting: value})
     assert wrong.value.setting == setting
+
+
+def test_what_is_in_the_files_is_kept_once(place: Place) -> None:
+    """Items and results go when the files are there; counts stay, and the owner's quota has the files alone."""
+
+    async def main() -> None:
+        async with place.opened(inline_bytes=20) as store:
+            ending, job = await done(store)
+            with pytest.raises(WrongState):
+                await store.retention.shed(job.id)
+            finish = await KIND.finish(store, ending, job)
+            assert finish.sheds
+            ended = await store.ending.finish(
+                ending.lease, output_file=finish.output_file, error_file=finish.error_file
+            )
+            assert ended.stored_bytes > 0
+            for _ in range(2):
+                await store.retention.shed(job.id)
+            shown = await store.jobs.get(job.id, "ann")
+            assert shown == msgspec.structs.replace(ended, stored_bytes=0)
+            assert shown.counts.total == shown.counts.done == N
+            assert await store.inputs.chunk_numbers(job.id) == []
+            assert await store.results.of(job.id, range(N)) == []
+            assert not list(place.folder.rglob(f"*/{job.id}/*"))
+            both = await read(store, finish.output_file) | await read(store, finish.error_file)
+            assert both.keys() == {f"c{n}" for n in range(N)}
+
+    run(main())

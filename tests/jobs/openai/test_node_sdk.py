@@ -12,6 +12,7 @@ import pytest
 
 from tests import programs
 
+from .process import running
 from .site import Site, chat, lines
 
 CLIENT = Path(__file__).with_name("client.mjs")
@@ -34,9 +35,19 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_with_node(shared: Site, client: Path, tmp_path: Path) -> None:
     """Upload as a stream, create, poll, read both files, page through lists, cancel, be refused."""
-    file = tmp_path / "in.jsonl"
+    everything(client, f"{shared.server.url}/v1", tmp_path)
+
+
+def test_everything_with_node_through_the_process(client: Path, tmp_path: Path) -> None:
+    """The same, in front of another server."""
+    with running(tmp_path) as (process, _):
+        everything(client, f"{process.server.url}/v1", tmp_path)
+
+
+def everything(client: Path, url: str, folder: Path) -> None:
+    file = folder / "in.jsonl"
     file.write_bytes(lines(chat("a"), chat("b", "fail"), chat("ü")))
-    saw = json.loads(programs.run("node", client, f"{shared.server.url}/v1", file).stdout)
+    saw = json.loads(programs.run("node", client, url, file).stdout)
     done = saw["done"]
     assert done["status"] == "completed"
     assert done["request_counts"] == {"total": 3, "completed": 2, "failed": 1}

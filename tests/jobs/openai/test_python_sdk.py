@@ -208,6 +208,8 @@ def test_files(client: OpenAI) -> None:
     assert client.files.content(file.id).content == content
     others = [upload(client, b"").id for _ in range(3)]
     assert [each.id for each in client.files.list(limit=2)] == [*others[::-1], file.id]
+    assert [each.id for each in client.files.list(limit=2, order="asc")] == [file.id, *others]
+    assert [each.id for each in client.files.list(after=file.id, order="asc")] == others
     assert client.files.list(purpose="batch_output").data == []
     deleted = client.files.delete(file.id)
     assert (deleted.id, deleted.deleted, deleted.object) == (file.id, True, "file")

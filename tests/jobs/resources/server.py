@@ -16,11 +16,12 @@ from batchproxy.jobs.working import WorkSettings
 
 
 async def api(scope: Scope, receive: Receive, send: Send) -> None:
-    """Says which process it is."""
+    """Says which process it is; `/large` is a long answer."""
     assert scope["type"] == "http"
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"%d" % os.getpid()})
+    body = b'"%b"' % (b"abcd" * 12_500) if scope["path"] == "/large" else b"%d" % os.getpid()
+    await send({"type": "http.response.body", "body": body})
 
 
 def app() -> ASGIApp:

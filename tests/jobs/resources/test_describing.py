@@ -10,12 +10,13 @@ from typing import Any
 from asgi_lifespan import LifespanManager
 from fastapi import FastAPI
 
-from batchproxy import BatchMiddleware
+from batchproxy import BatchMiddleware, Endpoint
 from batchproxy.jobs.resources import JobsSettings
-from batchproxy.jobs.resources.describing import JOB
+from batchproxy.jobs.resources.describing import JOB, operations
 from batchproxy.jobs.resources.entries import FATES
 from batchproxy.jobs.resources.problems import CODES
 from batchproxy.jobs.store import StoreSettings
+from batchproxy.jobs.webhooks import WebhookSettings
 from tests.documents import DOCS, names, section, tables
 from tests.jobs.place import Place
 from tests.protocol.exchange import JSON, ask
@@ -92,12 +93,45 @@ async def test_jobs_are_in_the_openapi_document(sqlite: Place) -> None:
         assert {"200", "202", "400"} <= set(post["responses"])
         assert {"application/json", "application/x-ndjson"} <= set(post["requestBody"]["content"])
         assert [each["name"] for each in post["parameters"]] == ["Prefer", "Idempotency-Key"]
+        options = post["requestBody"]["content"]["application/json"]["schema"]["properties"]["options"]["properties"]
+        assert {"execution", "delivery"} <= set(options)
+        assert "callback" not in options
         ids = [operation["operationId"] for methods in paths.values() for operation in methods.values()]
         assert len(ids) == len({*ids})
     without: Any = FastAPI()
     document = (await ask(BatchMiddleware(without), method="GET", path="/openapi.json")).json()
     assert list(document["paths"]) == ["/batch"]
     assert "202" not in document["paths"]["/batch"]["post"]["responses"]
+
+
+OPTIONS: list[Any] = [
+    ({"delivery": "at_least_once"}, True),
+    ({"delivery": "at_most_once", "callback": {"url": "https://hooks.example/"}}, True),
+    ({"callback": {"url": "https://hooks.example/", "events": ["failed", "expired"], "secret_ref": "default"}}, True),
+    ({"delivery": "twice"}, False),
+    ({"delivery": None}, False),
+    ({"callback": "https://hooks.example/"}, False),
+    ({"callback": {}}, False),
+    ({"callback": {"url": "hooks.example"}}, False),
+    ({"callback": {"url": "https://hooks.example/", "events": []}}, False),
+    ({"callback": {"url": "https://hooks.example/", "events": ["running"]}}, False),
+    ({"callback": {"url": "https://hooks.example/", "secret": "x"}}, False),
+]
+
+
+@on_a_loop
+async def test_the_options_of_jobs_are_as_described(sqlite: Place) -> None:
+    """What fits the schema is taken, what does not is refused; both as it is said of the endpoint and in OpenAPI."""
+    webhooks = WebhookSettings(secrets={"default": ["env:NOT_NEEDED_HERE"]})
+    async with site(sqlite, jobs={**BY_HAND, "webhooks": webhooks}) as here:
+        members = (await here.get("/batch")).json()["jobs"]["schema"]["options"]
+        schema = {"type": "object", "additionalProperties": False, "properties": members}
+        for options, fits in OPTIONS:
+            assert (faults(schema, options) == []) is fits, options
+            assert ((await here.send(ITEMS, options=options)).status == 202) is fits, options
+        operation = operations(settings(sqlite, webhooks=webhooks), Endpoint())["/batch"]["post"]
+        document = operation["requestBody"]["content"]["application/json"]["schema"]
+        assert document["properties"]["options"]["properties"] == members
 
 
 def test_the_codes_are_those_of_the_tests() -> None:

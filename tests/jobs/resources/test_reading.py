@@ -239,6 +239,30 @@ async def test_what_was_not_answered_is_said_in_the_form_of_the_dialect(sqlite: 
 
 
 @on_a_loop
+async def test_every_item_keeps_its_id(place: Place) -> None:
+    """Also those of which nobody who did them has told: of the end of the job, or after a lost worker."""
+    async with site(place, jobs=BY_HAND, store={"chunk_items": 4}) as here:
+        path = await here.submitted([{"path": "/a", **({"id": f"i{n}"} if n % 3 else {})} for n in range(12)])
+        ids = [f"i{n}" if n % 3 else None for n in range(12)]
+        [first, *others] = await here.claims()
+        await here.settle(
+            first,
+            ItemResult(seq=0, outcome=Outcome.OK, status=200),
+            ItemResult(seq=1, outcome=Outcome.UNKNOWN),
+            ItemResult(seq=2, outcome=Outcome.ERROR, failure=WORKER_LOST),
+            ItemResult(seq=3, outcome=Outcome.OK, status=200),
+        )
+        await here.ask("POST", f"{path}/cancel")
+        await here.store.claims.release([each.lease for each in others])
+        await here.finalize()
+        for query in ("", "order=completion", "limit=1000"):
+            found = sorted(await here.results(path, query), key=lambda each: each["index"])
+            assert [each.get("id") for each in found] == ids
+        page = (await here.get(f"{path}/results?outcome=cancelled&limit=3")).json()
+        assert [each.get("id") for each in page["results"]] == ids[4:7]
+
+
+@on_a_loop
 async def test_results_of_an_ended_job_have_a_version(sqlite: Place) -> None:
     """It differs with what is asked for; while the job runs there is none."""
     async with site(sqlite, jobs=BY_HAND) as here:

@@ -328,8 +328,8 @@ async def test_it_may_be_so_large(sqlite: Place) -> None:
 
 @on_a_loop
 async def test_items_that_wait_go_together(place: Place) -> None:
-    """Items that wait for each other, or keep an order, are of one chunk; more than fits into one is refused."""
-    async with site(place, jobs=by_hand()) as here:
+    """Items that wait for each other, or keep an order, are of one chunk; more than a batch may have is refused."""
+    async with site(place, jobs=by_hand(), max_batch_bytes=500_000) as here:
         chain: list[JSON] = [
             {"path": f"/{n}", "id": f"i{n}", **({"depends_on": [f"i{n - 1}"]} if n else {})} for n in range(9)
         ]
@@ -338,18 +338,24 @@ async def test_items_that_wait_go_together(place: Place) -> None:
             await here.send([*padding, *chain]),
             await here.send_lines([*padding, *chain]),
             await here.send(padding, options={"execution": "ordered_writes"}),
-        ):
-            assert location(reply)
-        assert sorted(claim.n for claim in await here.claims()) == [200, 209, 209]
-        for reply in (
             await here.send([*MANY, *chain]),
-            await here.send_lines([*MANY, *chain]),
             await here.send_lines([*chain, *MANY]),
             await here.send_lines([{"options": {"execution": "sequential"}}, *MANY]),
             await here.send(MANY, options={"on_error": "stop"}),
         ):
+            assert location(reply)
+        claims = await here.claims()
+        assert sorted(claim.n for claim in claims) == [30, 30, 39, 39, 200, 209, 209]
+        [first, *_] = [claim for claim in claims if claim.n == 39]
+        assert len(await here.store.inputs.items(first)) == 39
+        for reply in (
+            await here.send_lines([*chain, *MANY, *MANY]),
+            await here.send_lines([{"options": {"execution": "sequential"}}, *MANY, *MANY]),
+            await here.send([{"path": "/p"}] * 10_001, options={"on_error": "stop"}),
+        ):
             assert (reply.status, reply.problem["code"]) == (413, "ordered_job_too_large")
-        assert (await here.send_lines([*MANY, *chain])).problem["line"] == len(MANY) + 2
+        reply = await here.send_lines([*MANY, *chain])
+        assert (reply.problem["code"], reply.problem["line"]) == ("ordered_job_too_large", len(MANY) + 2)
 
 
 @on_a_loop

@@ -18,6 +18,7 @@ from batchproxy.jobs.store import (
     JobState,
     JobStore,
     Kind,
+    Limits,
     Outcome,
     Parked,
     Verdict,
@@ -200,6 +201,8 @@ async def lose(store: JobStore, place: Place, poison: bytes) -> None:
         if not claims:
             return
         [claimed] = claims
+        if claimed.is_suspect:
+            assert await store.claims.blame(claimed.lease)
         for seq, each in (await store.inputs.items(claimed)).items():
             if each == poison:
                 place.clock.now += LEASE + 1
@@ -232,6 +235,9 @@ async def test_the_innocent_are_not_given_up_with_the_guilty(place: Place) -> No
             claims = await store.claims.claim(f"w{n}", 100, kinds=[Kind.ITEMS])
             if not claims:
                 break
+            for claimed in claims:
+                if claimed.is_suspect:
+                    await store.claims.blame(claimed.lease)
             if any(6 in claimed.open_seqs for claimed in claims):
                 place.clock.now += LEASE + 1
                 continue
@@ -240,6 +246,35 @@ async def test_the_innocent_are_not_given_up_with_the_guilty(place: Place) -> No
         assert (await end(store)).counts.ok == 9
         [failed] = (await store.results.in_order(job.id, "ann", outcomes=[Outcome.ERROR])).results
         assert (failed.seq, failed.failure) == (6, WORKER_LOST)
+
+
+@on_a_loop
+async def test_several_guilty_take_no_innocent_along(place: Place) -> None:
+    """One that is at its last chance is lost along with others that run; only what ran alone was it itself."""
+    async with place.opened(chunk_items=1, lost=2) as store:
+        job = await submit(store, 2)
+        first = await store.claims.claim("lost", 10)
+        assert [each.is_suspect for each in first] == [False, False]
+        for n in range(5):
+            # Each time it is lost with something else, and before it was begun.
+            place.clock.now += LEASE + 1
+            suspect = await claim(store, f"w{n}")
+            assert (suspect.first_seq, suspect.lost, suspect.is_suspect) == (0, 1, True)
+        place.clock.now += LEASE + 1
+        suspect = await claim(store)
+        assert await store.claims.blame(suspect.lease)
+        await store.claims.release([suspect.lease])  # in an orderly way, which is nobody's fault
+        suspect = await claim(store)
+        assert (suspect.first_seq, suspect.lost) == (0, 1)
+        assert await store.claims.blame(suspect.lease)
+        place.clock.now += LEASE + 1
+        other = await claim(store)
+        assert (other.first_seq, other.is_suspect) == (1, True)
+        assert not await store.claims.blame(suspect.lease)
+        [failed] = (await store.results.in_completion_order(job.id, "ann")).results
+        assert (failed.seq, failed.failure, failed.attempts) == (0, WORKER_LOST, 2)
+        await settle(store, other)
+        assert (await end(store)).counts.ok == 1
 
 
 @on_a_loop
@@ -380,6 +415,26 @@ async def test_a_clock_that_went_back_keeps_no_lease(place: Place) -> None:
         await store.retention.sweep()
         place.clock.now += 2 * LEASE + 1
         assert (await claim(store)).lease.epoch == 2
+
+
+@on_a_loop
+async def test_a_clock_that_went_back_holds_up_nothing(place: Place) -> None:
+    """Nor does what waits for such a lease: the end of its job, places at an upstream, work that was put off."""
+    limits = Limits(max_in_flight=3)
+    async with place.opened() as store:
+        job = await submit(store, 3)
+        await claim(store, "lost")
+        await store.limiter.take("u", "lost", limits, items=3, places=3)
+        await store.ending.cancel(job.id, "ann")
+        put_off = await submit(store, 0, validate=True)
+        claimed = await claim(store, "w")
+        await store.claims.release([claimed.lease], delay=LEASE)
+        place.clock.now -= 3600
+        await store.retention.sweep()
+        place.clock.now += 2 * LEASE
+        kinds = {each.lease.job: each.lease.kind for each in await store.claims.claim("w", 10)}
+        assert kinds == {job.id: Kind.FINALIZE, put_off.id: Kind.VALIDATE}
+        assert (await store.limiter.take("u", "w", limits, items=3, places=3)).places == 3
 
 
 @on_a_loop

@@ -8,7 +8,7 @@ from batchproxy.jobs.store import JobState, Kind, LeaseLost, Message, NotFound, 
 from batchproxy.jobs.store.states import TERMINAL, TRANSITIONS, before
 from tests.proxy.on_a_loop import on_a_loop
 
-from ..place import LEASE, Place, claim, complete, end, error, ok, settle, submit
+from ..place import LEASE, Place, claim, complete, end, error, ok, rows, settle, submit
 
 
 def test_terminal_states_have_nothing_behind_them() -> None:
@@ -62,6 +62,24 @@ async def test_a_cancelled_job_keeps_what_is_done(place: Place, claimed_before: 
         assert (await store.ending.cancel(job.id, "ann")).state is JobState.CANCELLED
         with pytest.raises(NotFound):
             await store.ending.cancel(job.id, "bob")
+
+
+@on_a_loop
+async def test_what_ends_already_is_not_cancelled(place: Place) -> None:
+    """Whoever asks amid the end of a job, or behind it, changes nothing: not even when whoever did it is lost."""
+    async with place.opened() as store:
+        job = await submit(store, 3)
+        await settle(store, await claim(store))
+        before = await store.jobs.get(job.id, "ann")
+        assert before.state is JobState.FINALIZING
+        assert await store.ending.cancel(job.id, "ann") == before
+        lost = await claim(store, "lost")
+        await store.ending.settle_rest(lost.lease)
+        assert await store.ending.cancel(job.id, "ann") == before
+        place.clock.now += LEASE
+        ended = await end(store)
+        assert (ended.state, ended.counts.ok, ended.cancel_requested_at) == (JobState.COMPLETED, 3, None)
+        assert await store.ending.cancel(job.id, "ann") == ended
 
 
 @on_a_loop
@@ -173,13 +191,12 @@ async def test_a_cancelled_validation_has_no_items(place: Place) -> None:
     async with place.opened(chunk_items=1) as store:
         job = await submit(store, 0, validate=True)
         claimed = await claim(store)
-        validation = store.validation(claimed)
-        await validation.start()
-        for _ in range(70):
-            await validation.add(b"x")
-        await store.ending.cancel(job.id, "ann")
-        with pytest.raises(WrongState):
-            await validation.commit()
+        async with store.validation(claimed) as validation:
+            for _ in range(70):
+                await validation.add(b"x")
+            await store.ending.cancel(job.id, "ann")
+            with pytest.raises(WrongState):
+                await validation.commit()
         await store.claims.release([claimed.lease])
         ended = await end(store)
         assert (ended.state, ended.counts.total, ended.counts.done) == (JobState.CANCELLED, 0, 0)
@@ -205,6 +222,7 @@ async def test_a_job_that_has_ended_can_be_removed(place: Place) -> None:
 async def test_a_job_is_kept_for_its_time(place: Place) -> None:
     """Then it is gone, and known to have been there for some more time; who reads meanwhile is told so."""
     async with place.opened(inline_bytes=0, tombstones=1000) as store:
+        nothing = await rows(place)
         job = await submit(store, 9, keep=100.0)
         await complete(store)
         page = await store.results.in_order(job.id, "ann", limit=3)
@@ -225,8 +243,10 @@ async def test_a_job_is_kept_for_its_time(place: Place) -> None:
             await store.jobs.get(job.id, "bob")
         assert raised.value.code == "not_found"
         assert [path for path in place.folder.rglob("*-blobs/*/*")] == []
+        assert (await rows(place)).keys() - nothing.keys() == {"batchproxy_job"}
         place.clock.now += 1000
         await store.retention.sweep()
+        assert await rows(place) == nothing
         with pytest.raises(NotFound) as raised:
             await store.jobs.get(job.id, "ann")
         assert raised.value.code == "not_found"

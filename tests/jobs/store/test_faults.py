@@ -36,6 +36,7 @@ from tests.documents import DOCS, names, section, tables
 from tests.proxy.on_a_loop import PATIENCE, on_a_loop
 
 from .. import processes
+from ..disk import fill, small_disk
 from ..place import Place, claim, complete, ok, settle, submit
 from ..postgresql import cluster
 
@@ -191,23 +192,6 @@ async def test_checkpoints_wait_for_the_store(sqlite: Place) -> None:
 # The disk
 
 
-@contextmanager
-def small_disk(size: int) -> Iterator[Path]:
-    """A file system of its own, of so many bytes."""
-    folder = Path(os.path.realpath(os.environ.get("TMPDIR", "/tmp"))) / f"batchproxy-disk-{os.getpid()}"
-    folder.mkdir()
-    try:
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-        if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-            pytest.skip("file systems are mounted by root")
-        try:
-            yield folder
-        finally:
-            subprocess.run(["umount", "--lazy", folder], check=True)
-    finally:
-        folder.rmdir()
-
-
 def check_whole(file: Path) -> None:
     connection = sqlite3.connect(file)
     try:
@@ -226,7 +210,7 @@ async def test_a_full_disk_refuses_and_recovers(inline_bytes: int) -> None:
             job = await submit(store, 3)
             claimed = await claim(store)
             filler = disk / "filler"
-            _fill(filler)
+            fill(filler)
             with pytest.raises(StoreFull):
                 await _submit_bytes(store, MiB)
             waiting = asyncio.create_task(checkpointer.settle(claimed.lease, ok(0, bytes(200_000))))
@@ -242,15 +226,6 @@ async def test_a_full_disk_refuses_and_recovers(inline_bytes: int) -> None:
             await complete(store)
             assert len((await store.jobs.list(None)).jobs) == 2
         check_whole(place.settings().file)
-
-
-def _fill(file: Path) -> None:
-    with file.open("wb", buffering=0) as filler:
-        try:
-            while True:
-                filler.write(bytes(4096))
-        except OSError:
-            pass
 
 
 async def _submit_bytes(store: JobStore, n: int) -> None:
@@ -419,6 +394,30 @@ async def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoreUnreachable):
         async with Place(f"postgresql://postgres@/d?host={tmp_path}", tmp_path).opened(wait=1):
             pass
+
+
+@on_a_loop
+async def test_a_statement_ends_in_time(postgresql_place: Place) -> None:
+    """A server that is slow without any lock is as one that is busy: no transaction lasts for ever."""
+
+    async def slow(connection: AsyncConnection, now: float) -> None:
+        await connection.exec_driver_sql(f"SELECT pg_sleep({PATIENCE})")
+
+    async with postgresql_place.opened(lease=0.2, wait=0.1) as store:
+        for run in (store._database.read, store._database.write):
+            with pytest.raises(StoreBusy, match="timeout"):
+                await run(slow)
+        await submit(store, 1)
+
+
+@on_a_loop
+async def test_a_closed_store_stays_closed(place: Place) -> None:
+    """Who still has it is told so; no connection is opened again, which nobody would close."""
+    async with place.opened() as store:
+        job = await submit(store, 1)
+    for question in (store.jobs.get(job.id, "ann"), submit(store, 1)):
+        with pytest.raises(StoreUnreachable, match="closed"):
+            await question
 
 
 @on_a_loop

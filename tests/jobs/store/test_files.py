@@ -14,16 +14,20 @@ from batchproxy.jobs.store.blob_rows import Rows
 from batchproxy.jobs.store.blobs import PIECE, Folder
 from batchproxy.jobs.store.database import Database
 from batchproxy.jobs.store.schema import migrate
+from batchproxy.jobs.store.settings import Bucket
 from tests.proxy.on_a_loop import on_a_loop
 
+from ..buckets import objects
 from ..place import LEASE, Place, claim, submit
 
 SIZES = [0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 2 * PIECE + 7]
 
 
-async def blob_stores(place: Place) -> AsyncIterator[BlobStore]:
+async def blob_stores(place: Place, bucket: Bucket) -> AsyncIterator[BlobStore]:
     """Each kind of them."""
     yield Folder(place.folder / "blobs")
+    if place.is_sqlite:  # once is enough
+        yield objects(bucket)
     database = Database(place.settings(), place.clock)
     try:
         await migrate(database)
@@ -37,10 +41,10 @@ async def gathered(pieces: AsyncIterator[bytes]) -> bytes:
 
 
 @on_a_loop
-async def test_a_blob_is_what_was_written(place: Place) -> None:
-    """From any offset on, however it was cut into pieces, in a folder and in the database."""
+async def test_a_blob_is_what_was_written(place: Place, bucket: Bucket) -> None:
+    """From any offset on, however it was cut into pieces, in a folder, in a bucket and in the database."""
     chance = random.Random(3)
-    async for blobs in blob_stores(place):
+    async for blobs in blob_stores(place, bucket):
         for size in SIZES:
             data, name = chance.randbytes(size), f"b{size}"
             writer = blobs.writer("p", name)
@@ -62,9 +66,9 @@ async def test_a_blob_is_what_was_written(place: Place) -> None:
 
 
 @on_a_loop
-async def test_a_place_is_cleared_as_a_whole(place: Place) -> None:
+async def test_a_place_is_cleared_as_a_whole(place: Place, bucket: Bucket) -> None:
     """Others stay; one that is not there is no harm; what was there is gone."""
-    async for blobs in blob_stores(place):
+    async for blobs in blob_stores(place, bucket):
         for where in ("one", "two"):
             writer = blobs.writer(where, "b")
             await writer.write(b"x")
@@ -80,9 +84,9 @@ async def test_a_place_is_cleared_as_a_whole(place: Place) -> None:
 
 
 @on_a_loop
-async def test_an_aborted_blob_is_not_there(place: Place) -> None:
+async def test_an_aborted_blob_is_not_there(place: Place, bucket: Bucket) -> None:
     """Also if whoever wrote it was cancelled in the midst of it."""
-    async for blobs in blob_stores(place):
+    async for blobs in blob_stores(place, bucket):
         for pause in range(0, 30, 3):
             writer = blobs.writer("p", "b")
             task = asyncio.create_task(writer.write(bytes(4 * PIECE)))

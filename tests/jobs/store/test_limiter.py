@@ -39,6 +39,20 @@ async def test_tokens_are_shared_and_grow_back(place: Place) -> None:
 
 
 @on_a_loop
+async def test_what_was_begun_without_a_rate_is_no_debt(place: Place) -> None:
+    """An upstream that gets a rate later is asked as often as that says, from the first second on."""
+    limits = Limits(rate=10)
+    async with place.opened() as store:
+        for _ in range(3):
+            await store.limiter.take("u", "w", Limits(max_in_flight=1000), items=1000, places=1000)
+        assert (await store.limiter.take("u", "w", limits, items=5, places=5)).items == 0
+        place.clock.now += 0.5
+        given = await store.limiter.take("u", "w", limits, items=100, places=100)
+        assert given.items == 5
+        assert given.wait == pytest.approx(0.1)
+
+
+@on_a_loop
 async def test_places_are_shared_and_lapse(place: Place) -> None:
     """Those of a worker that is not heard of are free after its lease; given back, they are free at once."""
     limits = Limits(max_in_flight=10)

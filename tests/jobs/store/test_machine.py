@@ -62,6 +62,13 @@ class ModelChunk:
     parked: dict[int, float] = field(default_factory=dict)
     intents: set[int] = field(default_factory=set)
 
+    @property
+    def lost_with(self) -> int:
+        """With how many workers it is lost, if it is claimed now. A single item is given up only once it is blamed."""
+        if len(self.seqs) != 1:
+            return self.lost + self.holder
+        return LOST if self.lost >= LOST else min(self.lost + self.holder, LOST - 1)
+
 
 @dataclass
 class ModelJob:
@@ -213,7 +220,7 @@ class StoreMachine(RuleBasedStateMachine):
         expected = {lease for job in list(self.jobs.values()) for lease in self.claimable(job)}
         granted = {claimed.lease for claimed in claims}
         chunks = {lease: self.jobs[lease.job].chunks[lease.chunk] for lease in expected}
-        suspects = {lease for lease, chunk in chunks.items() if self.is_suspect(chunk, chunk.lost + chunk.holder)}
+        suspects = {lease for lease, chunk in chunks.items() if self.is_suspect(chunk, chunk.lost_with)}
         assert granted - suspects == expected - suspects
         assert len(granted & suspects) == (0 if has_suspect else min(1, len(suspects)))
         for claimed in claims:
@@ -249,6 +256,15 @@ class StoreMachine(RuleBasedStateMachine):
             self.jobs[lease.job].chunks[lease.chunk].due = self.clock.now + LEASE
         ids = {lease.job for lease in leases}
         assert renewal.stopping == {each for each in ids if each not in self.jobs or self.jobs[each].state not in LIVE}
+
+    @precondition(lambda self: any(self.blamable(lease) for lease in self.leases))
+    @rule(data=st.data())
+    def blame(self, data: st.DataObject) -> None:
+        lease = data.draw(st.sampled_from([lease for lease in self.leases if self.blamable(lease)]))
+        job = self.held(lease)
+        assert self.run(self.store.claims.blame(lease)) == (job is not None)
+        if job is not None:
+            job.chunks[lease.chunk].lost = LOST
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), part=PARTS, outcome=RESULTS)
@@ -319,6 +335,7 @@ class StoreMachine(RuleBasedStateMachine):
             chunk = job.chunks[lease.chunk]
             left = job.left(chunk)
             chunk.holder = False
+            chunk.lost = chunk.lost if len(chunk.seqs) != 1 else min(chunk.lost, LOST - 1)
             all_parked = left and all(seq in chunk.parked for seq in left)
             chunk.due = max(self.clock.now + delay, min(chunk.parked.values()) if all_parked else 0)
             if lease.kind is not Kind.FINALIZE:
@@ -469,7 +486,7 @@ class StoreMachine(RuleBasedStateMachine):
         for no, chunk in sorted(job.chunks.items()):
             if chunk.due is None or chunk.due > now:
                 continue
-            lost = chunk.lost + chunk.holder
+            lost = chunk.lost_with
             for seq in sorted(chunk.intents):
                 job.put(chunk, seq, Outcome.UNKNOWN)
             left = job.left(chunk)
@@ -489,6 +506,13 @@ class StoreMachine(RuleBasedStateMachine):
     def is_suspect(self, chunk: ModelChunk, lost: int) -> bool:
         return len(chunk.seqs) == 1 and lost >= LOST - 1
 
+    def blamable(self, lease: Lease) -> bool:
+        """Whether it was one of a suspect."""
+        job = self.jobs.get(lease.job)
+        if job is None or lease.chunk not in job.chunks:
+            return False
+        return self.is_suspect(job.chunks[lease.chunk], job.chunks[lease.chunk].lost)
+
     def poisoned(self, job: ModelJob, chunk: ModelChunk, left: list[int]) -> list[int]:
         """The chunks that come of it."""
         if len(chunk.seqs) == 1:
@@ -507,7 +531,8 @@ class StoreMachine(RuleBasedStateMachine):
         lease = claimed.lease
         job = self.jobs[lease.job]
         chunk = job.chunks[lease.chunk]
-        assert (claimed.owner, claimed.lost) == (job.owner, chunk.lost + chunk.holder)
+        assert (claimed.owner, claimed.lost) == (job.owner, chunk.lost_with)
+        assert claimed.is_suspect == self.is_suspect(chunk, chunk.lost_with)
         if lease.kind is Kind.ITEMS:
             assert claimed.open_seqs == job.left(chunk)
             assert {seq: each.due_in for seq, each in claimed.parked.items()} == {
@@ -517,7 +542,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert list(items) == claimed.open_seqs
             if job.state is JobState.QUEUED:
                 job.state = JobState.RUNNING
-        chunk.lost += chunk.holder
+        chunk.lost = chunk.lost_with
         chunk.epoch, chunk.holder, chunk.due = lease.epoch, True, self.clock.now + LEASE
         self.leases.append(lease)
 

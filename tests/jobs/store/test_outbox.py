@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from batchproxy.jobs.store import JobStore, Message
+import pytest
+
+from batchproxy.jobs.store import OUTBOX, JobStore, LeaseLost, Message
 from tests.proxy.on_a_loop import on_a_loop
 
-from ..place import Place, claim, settle, submit
+from ..place import LEASE, Place, claim, settle, submit
 
 
 async def say(store: JobStore, *names: str) -> str:
@@ -66,3 +68,56 @@ async def test_a_message_is_tried_again_later(place: Place) -> None:
         place.clock.now += 10_000
         assert await store.outbox.take() == []
         await store.retention.delete(job_id, "ann")
+
+
+@on_a_loop
+async def test_what_is_handed_back_is_due_at_once(place: Place) -> None:
+    """As if nobody had had it; what is another's by then stays his, what was told stays told."""
+    async with place.opened() as store:
+        await say(store, "a", "b", "c")
+        lost = await store.outbox.take(3, lease=60)
+        place.clock.now += 60
+        [others] = await store.outbox.take(1, lease=60)
+        kept = [each for each in lost if each.id != others.id]
+        assert await store.outbox.done(kept[0])
+        with store.hints.on(OUTBOX) as hint:
+            await store.outbox.release(lost)
+            assert await hint.wait(20)
+        [taken] = await store.outbox.take(3)
+        assert (taken.id, taken.attempt) == (kept[1].id, 0)
+        assert await store.outbox.done(others)
+
+
+@on_a_loop
+async def test_who_waits_knows_for_how_long(place: Place) -> None:
+    """Until the next message is due, in whosoever's hands it is; one that was given up never is."""
+    async with place.opened() as store:
+        assert await store.outbox.next_due() is None
+        with store.hints.on(OUTBOX) as hint:
+            await say(store, "a")
+            assert await hint.wait(20)
+        place.clock.now += 5
+        assert await store.outbox.next_due() == 0
+        [taken] = await store.outbox.take(lease=60)
+        assert await store.outbox.next_due() == 60
+        assert await store.outbox.reschedule(taken, delay=100)
+        assert await store.outbox.next_due() == 100
+        assert await store.outbox.give_up(taken)
+        assert await store.outbox.next_due() is None
+
+
+@on_a_loop
+async def test_a_failure_is_told_as_well(place: Place) -> None:
+    """Of a job that is not valid: along with that, or not at all."""
+    async with place.opened() as store:
+        message = Message(event="job.failed", target=b"t", payload=b"p")
+        job = await submit(store, 0, validate=True)
+        lost = await claim(store)
+        place.clock.now += LEASE
+        claimed = await claim(store)
+        with pytest.raises(LeaseLost):
+            await store.ending.fail(lost.lease, b"why", messages=[message])
+        assert await store.outbox.take() == []
+        await store.ending.fail(claimed.lease, b"why", messages=[message])
+        [taken] = await store.outbox.take()
+        assert (taken.id, taken.owner) == (f"{job.id}.job.failed.0", "ann")

@@ -12,13 +12,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from batchproxy.jobs.store import JobState, SchemaForeign, SchemaNewer
+from batchproxy.jobs.store import JobState, Limits, SchemaForeign, SchemaNewer
 from batchproxy.jobs.store.database import Database
 from batchproxy.jobs.store.schema import MIGRATIONS, VERSION_TABLE, migrate
 from batchproxy.jobs.store.tables import PREFIX, metadata
 from tests.proxy.on_a_loop import on_a_loop
 
-from ..place import Place, complete, submit
+from ..place import Place, complete, settle, submit
 from ..postgresql import Cluster
 
 FIRST = Path(__file__).with_name("first_schema.sql")
@@ -32,6 +32,18 @@ down_revision = "{head}"
 def upgrade():
     op.add_column("batchproxy_worker", sa.Column("later", sa.Text()))
     op.execute("{statement}")
+"""
+
+ADDITIVE = """
+from alembic import op
+import sqlalchemy as sa
+
+revision = "9999"
+down_revision = "{head}"
+
+def upgrade():
+    for name in {tables}:
+        op.add_column(name, sa.Column("later", sa.Text(), nullable=False, server_default="x"))
 """
 
 
@@ -111,6 +123,37 @@ async def test_migrations_are_done_as_a_whole(new_place: Place, tmp_path: Path) 
             await migrate(database)
     finally:
         await database.aclose()
+
+
+@on_a_loop
+async def test_old_processes_go_on_while_a_newer_one_migrates(new_place: Place, tmp_path: Path) -> None:
+    """What has begun with the old tables ends; and new work is taken and done by those that are still there."""
+    later = ADDITIVE.format(head="0001", tables=[table.name for table in metadata.sorted_tables])
+    (tmp_path / "v9999.py").write_text(later)
+    async with new_place.opened() as old:
+        await submit(old, 9)
+        held = await old.claims.claim("old", 2)
+        await settle(old, held[0])
+        await old.limiter.take("u", "old", Limits(rate=5, max_in_flight=5), items=1, places=1)
+        newer = Database(new_place.settings(), new_place.clock)
+        try:
+            await migrate(newer, (MIGRATIONS / "versions", tmp_path))
+        finally:
+            await newer.aclose()
+        assert (await old.claims.renew([held[1].lease])).renewed == {held[1].lease}
+        await settle(old, held[1])
+        await old.limiter.take("u", "old", Limits(rate=5, max_in_flight=5), items=1, places=1)
+        job = await submit(old, 4, idempotency_key="k", input_file="f")
+        await complete(old)
+        assert {each.counts.ok for each in (await old.jobs.list("ann")).jobs} == {9, 4}
+        assert len((await old.results.in_order(job.id, "ann")).results) == 4
+        assert await old.workers.beat(await old.workers.register()) is False
+        assert await old.outbox.take(1) == []
+        await old.retention.delete(job.id, "ann")
+        await old.retention.sweep()
+        with pytest.raises(SchemaNewer):
+            async with new_place.opened():
+                pass
 
 
 @on_a_loop

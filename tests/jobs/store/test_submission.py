@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from batchproxy.jobs.store import (
+    Job,
     JobState,
+    JobStore,
     KeyBusy,
     KeyConflict,
     Kind,
@@ -17,28 +19,16 @@ from batchproxy.jobs.store import (
     NotFound,
     Outcome,
     QuotaExceeded,
+    StoreUnreachable,
+    Submitted,
     WrongState,
 )
-from batchproxy.jobs.store.database import Database
-from batchproxy.jobs.store.tables import metadata
+from batchproxy.jobs.store.database import Work
+from batchproxy.jobs.store.submission import Submission
+from batchproxy.jobs.store.validating import Validation
 from tests.proxy.on_a_loop import on_a_loop
 
-from ..place import Place, claim, complete, end, error, item, ok, settle, submit, submitted
-
-
-async def rows(place: Place) -> dict[str, int]:
-    """How many rows there are in each table that has any."""
-    database = Database(place.settings(), place.clock)
-    try:
-        counts = await database.read(_count)
-    finally:
-        await database.aclose()
-    return {name: n for name, n in counts.items() if n}
-
-
-async def _count(connection: AsyncConnection, now: float) -> dict[str, int]:
-    names = [table.name for table in metadata.sorted_tables]
-    return {name: (await connection.exec_driver_sql(f"SELECT count(*) FROM {name}")).scalar_one() for name in names}
+from ..place import LEASE, Place, claim, complete, end, error, item, ok, rows, settle, submit, submitted
 
 
 @on_a_loop
@@ -224,23 +214,89 @@ async def test_a_worker_can_bring_the_items(place: Place) -> None:
         assert job.state is JobState.VALIDATING
         lost = await claim(store)
         assert lost.lease.kind is Kind.VALIDATE
-        first = store.validation(lost, chunk_items=1)
-        await first.start()
-        for _ in range(70):
-            await first.add(b"wrong")
-        place.clock.now += 31
-        claimed = await claim(store)
-        second = store.validation(claimed)
-        await second.start()
-        for seq in range(5):
-            await second.add(item(seq))
-        assert await store.claims.claim("w", 10) == []
-        validated = await second.commit()
-        assert (validated.state, validated.total) == (JobState.QUEUED, 5)
-        with pytest.raises(LeaseLost):
-            await first.commit()
+        async with store.validation(lost, chunk_items=1) as first:
+            for _ in range(70):
+                await first.add(b"wrong")
+            place.clock.now += 31
+            async with store.validation(await claim(store)) as second:
+                for seq in range(5):
+                    await second.add(item(seq))
+                assert await store.claims.claim("w", 10) == []
+                validated = await second.commit()
+            assert (validated.state, validated.total) == (JobState.QUEUED, 5)
+            with pytest.raises(LeaseLost):
+                await first.commit()
         claims = await store.claims.claim("w", 10)
         assert [each.open_seqs for each in claims] == [[0, 1, 2], [3, 4]]
+
+
+def blobs(place: Place) -> int:
+    """How many there are outside of the database."""
+    return len(list(place.folder.rglob("*-blobs/*/*/*")))
+
+
+@on_a_loop
+@pytest.mark.parametrize("by", ["an error", "a cancellation", "a lost lease", "a cancelled job"])
+async def test_a_validation_that_is_given_up_leaves_nothing(place: Place, by: str) -> None:
+    """Neither rows nor blobs, nor an open file, however much had come by then."""
+    async with place.opened(inline_bytes=0) as store:
+        job = await submit(store, 0, validate=True)
+        before = await rows(place)
+
+        async def validate() -> None:
+            async with store.validation(await claim(store), chunk_items=1) as validation:
+                for seq in range(70):
+                    await validation.add(item(seq) * 10_000)
+                assert await rows(place) != before
+                if by == "an error":
+                    raise ValueError
+                if by == "a cancellation":
+                    raise asyncio.CancelledError
+                if by == "a lost lease":
+                    place.clock.now += LEASE
+                    async with store.validation(await claim(store)):
+                        pass
+                else:
+                    await store.ending.cancel(job.id, "ann")
+                await validation.commit()
+
+        with pytest.raises((ValueError, asyncio.CancelledError, LeaseLost, WrongState)):
+            await validate()
+        if by == "a cancelled job":
+            place.clock.now += LEASE
+            assert (await end(store)).counts.total == 0
+            before = await rows(place)
+        assert (await rows(place), blobs(place)) == (before, 0)
+
+
+@on_a_loop
+async def test_a_validation_that_died_leaves_nothing(place: Place) -> None:
+    """What it had written by then is removed by the next one; or, if there is none, along with the job."""
+    async with place.opened(inline_bytes=0) as store:
+        kept = await rows(place)
+        for is_cancelled in (False, True):
+            job = await submit(store, 0, validate=True, keep=100)
+            before = await rows(place)
+            died = store.validation(await claim(store), chunk_items=1)
+            await died.__aenter__()
+            for seq in range(70):
+                await died.add(item(seq) * 10_000)
+            await died._filling.finish()
+            assert await rows(place) != before
+            place.clock.now += LEASE
+            if is_cancelled:
+                await store.ending.cancel(job.id, "ann")
+                await end(store)
+            else:
+                async with store.validation(await claim(store)) as validation:
+                    assert (await rows(place), blobs(place)) == (before, 0)
+                    await validation.commit()
+                await end(store)
+            place.clock.now += 100
+            await store.retention.sweep()
+            place.clock.now += store._database.settings.tombstones
+            await store.retention.sweep()
+            assert (await rows(place), blobs(place)) == (kept, 0)
 
 
 @on_a_loop
@@ -249,10 +305,9 @@ async def test_a_job_that_is_not_valid_fails(place: Place) -> None:
     async with place.opened() as store:
         job = await submit(store, 0, validate=True)
         claimed = await claim(store)
-        validation = store.validation(claimed, chunk_items=1)
-        await validation.start()
-        for seq in range(70):
-            await validation.add(item(seq))
+        async with store.validation(claimed, chunk_items=1) as validation:
+            for seq in range(70):
+                await validation.add(item(seq))
         failed = await store.ending.fail(claimed.lease, b"line 71")
         assert (failed.state, failed.error, failed.total) == (JobState.FAILED, b"line 71", 0)
         assert (await store.results.in_order(job.id, "ann")).complete
@@ -288,3 +343,37 @@ async def test_a_single_item_is_tried_again(place: Place) -> None:
         with pytest.raises(WrongState, match="no items"):
             await store.retry(job.id, "ann")
         assert len((await store.jobs.list("ann")).jobs) == 2
+
+
+def losing_answers(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next job is committed, and nobody hears of it."""
+    write = store._database.write
+
+    async def losing(work: Work[Any]) -> Any:
+        answer = await write(work)
+        if not isinstance(answer, (Job, Submitted)):
+            return answer
+        monkeypatch.setattr(store._database, "write", write)
+        raise StoreUnreachable("on purpose")
+
+    monkeypatch.setattr(store._database, "write", losing)
+
+
+@on_a_loop
+async def test_a_commit_whose_answer_is_lost_counts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a submission and of a validation: what is being left then may be a job, and is not cleared away."""
+    async with place.opened(inline_bytes=0) as store:
+
+        async def fill(filled: Submission | Validation, seq: int) -> None:
+            async with filled:
+                await filled.add(item(seq))
+                losing_answers(store, monkeypatch)
+                await filled.commit()
+
+        with pytest.raises(StoreUnreachable):
+            await fill(store.submission(NewJob(owner="ann")), 0)
+        assert await store.inputs.items(await claim(store)) == {0: item(0)}
+        await submit(store, 0, validate=True)
+        with pytest.raises(StoreUnreachable):
+            await fill(store.validation(await claim(store)), 1)
+        assert await store.inputs.items(await claim(store)) == {0: item(1)}

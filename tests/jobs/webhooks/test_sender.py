@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchproxy.engine.errors import SettingError
-from batchproxy.jobs.store import Message, StoreBusy, StoreReadOnly, Taken
-from batchproxy.jobs.webhooks import WebhookSender
+from batchproxy.jobs.store import Message, StoreBusy, StoreReadOnly, Taken, opened
+from batchproxy.jobs.webhooks import WebhookSender, schedule
 from batchproxy.jobs.webhooks.schedule import DELAYS
 from tests.jobs.place import START, Place, claim, settle, submit
 from tests.jobs.processes import started
@@ -319,7 +320,7 @@ async def test_a_killed_sender_loses_nothing(place: Place) -> None:
 
 @on_a_loop
 async def test_a_sender_that_stops_ends_what_it_began(sqlite: Place) -> None:
-    """What is under way is told to the outbox; what waited for its turn is due again at the end of the lease."""
+    """What is under way is told to the outbox; what waited for its turn is handed back, and due at once."""
     may_answer = asyncio.Event()
 
     async def later(peer: Peer) -> None:
@@ -336,7 +337,7 @@ async def test_a_sender_that_stops_ends_what_it_began(sqlite: Place) -> None:
         assert "in_hand=0, hosts=0" in repr(sender)
         assert len(receiver.received) == 1
         assert [each[0] for each in await left(sqlite)] == [0, 0]
-        assert [each[1] for each in await left(sqlite)] == pytest.approx([40, 40])
+        assert [each[1] for each in await left(sqlite)] == pytest.approx([0, 0])
 
 
 @on_a_loop
@@ -348,10 +349,43 @@ async def test_a_sender_that_stops_does_not_wait_for_ever(sqlite: Place) -> None
             await receiver.got(1)
         await receiver.upstream.peers[0].ended.wait()
         receiver.answer = writing(NO_CONTENT)
-        sqlite.clock.now += 40
         async with WebhookSender(store, settings(receiver.port)):
             await emptied(sqlite)
         assert receiver.received[0].id == receiver.received[1].id
+
+
+@on_a_loop
+async def test_a_sender_that_stops_does_not_wait_for_its_store(
+    sqlite: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it cannot hand back then is another's at the end of the lease."""
+
+    async def release(messages: Sequence[Taken]) -> None:
+        assert len(messages) == 1
+        raise StoreReadOnly("it may not be written")
+
+    async with sqlite.opened() as store, receiving(silence) as receiver:
+        monkeypatch.setattr(store.outbox, "release", release)
+        async with WebhookSender(store, settings(receiver.port, grace=0)):
+            await tell(store, receiver.url)
+            await receiver.got(1)
+        assert [each[1] for each in await left(sqlite)] == pytest.approx([40])
+    assert "webhooks.left" in caplog.text
+
+
+@on_a_loop
+async def test_a_message_is_sent_when_it_is_due(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the next look, which may be long after that; a new one is not waited for either."""
+    monkeypatch.setattr(schedule, "DELAYS", (0.3, 0.3))
+    async with (
+        opened(place.settings()) as store,
+        receiving(writing(FAILED, NO_CONTENT)) as receiver,
+        WebhookSender(store, settings(receiver.port, poll=1000)),
+    ):
+        await tell(store, receiver.url)
+        await receiver.got(2)
+        await tell(store, receiver.url)
+        await receiver.got(3)
 
 
 # Bounds

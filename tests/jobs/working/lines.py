@@ -37,7 +37,7 @@ from batchproxy.jobs.store import (
     opened,
 )
 from batchproxy.jobs.store.points import Passing, unnoticed
-from batchproxy.jobs.working import Delivery, Finish, JobBatch, WorkSettings, connection
+from batchproxy.jobs.working import Delivery, Failed, Finish, JobBatch, WorkSettings, connection
 from tests.jobs.place import Place
 
 POLICY = Policy(max_items=1000, concurrency=64)
@@ -63,17 +63,16 @@ class Lines:
         self._app = app
         self._policy = policy
 
-    async def validate(self, store: JobStore, claim: Claim, job: Job) -> None:
+    async def validate(self, store: JobStore, claim: Claim, job: Job) -> Failed | None:
         """The items are in the options."""
         items = msgspec.json.decode(job.options)["items"]
         if None in items:
-            await store.ending.fail(claim.lease, b"item %d" % items.index(None))
-            return
-        validation = store.validation(claim)
-        await validation.start()
-        for each in items:
-            await validation.add(msgspec.json.encode(each))
-        await validation.commit()
+            return Failed(error=b"item %d" % items.index(None))
+        async with store.validation(claim) as validation:
+            for each in items:
+                await validation.add(msgspec.json.encode(each))
+            await validation.commit()
+        return None
 
     def batch(self, job: Job, items: Mapping[int, bytes]) -> JobBatch:
         options: dict[str, Any] = msgspec.json.decode(job.options)

@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from batchproxy.engine.model import Receive, Scope, Send
 from batchproxy.jobs.store import WORKER_LOST, JobState, Outcome
 from batchproxy.jobs.working import JobWorker
 from tests.jobs.place import Place
@@ -172,6 +173,57 @@ async def test_an_item_that_kills_its_worker(place: Place, tmp_path: Path) -> No
             counted = api.ledger.counted
             assert counted.pop("GET p") == 4
             assert counted == {"GET a": 2, "GET a-d": 1, "GET e": 1}
+
+
+@on_a_loop
+async def test_several_items_that_kill_their_workers(sqlite: Place, tmp_path: Path) -> None:
+    """Each of them is found, in one chunk or in several at once; whoever was only there when one did it is done."""
+    quickly: dict[str, Any] = {"lease": 0.5, "lost": 2, "chunk_items": 3}
+    n, guilty = 18, {1, 7, 10}
+    with workers(sqlite, tmp_path, store=quickly, concurrency=4) as started:
+        async with store_at(sqlite, **quickly) as store:
+            items = [get(f"/poison/{seq}" if seq in guilty else f"/slow/{seq}") for seq in range(n)]
+            job_id = await submit(store, items)
+            process = started.start()
+
+            async def is_done() -> bool:
+                nonlocal process
+                if not process.is_alive():
+                    process = started.start()
+                return (await store.jobs.get(job_id, None)).is_terminal
+
+            await until(is_done)
+            found = await results(store, job_id)
+            assert {each.seq for each in found if each.failure == WORKER_LOST} == guilty
+            assert {each.seq for each in found if each.outcome is Outcome.OK} == set(range(n)) - guilty
+
+
+@on_a_loop
+async def test_an_item_with_which_workers_were_lost_runs_alone(sqlite: Place, tmp_path: Path) -> None:
+    """Nothing runs beside it, also of others; they wait for that, and then go on side by side."""
+    api = Api(tmp_path)
+    running, beside = set[str](), defaultdict[str, set[str]](set)
+
+    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path"].rpartition("/")[2]
+        running.add(name)
+        for each in running:
+            beside[each] |= running - {each}
+        try:
+            await api.app(scope, receive, send)
+        finally:
+            running.discard(name)
+
+    async with store_at(sqlite, lease=0.01, lost=2, chunk_items=1) as losing:
+        suspects = await submit(losing, [get(f"/slow/s{n}") for n in range(2)])
+        assert len(await losing.claims.claim("lost", 10)) == 2
+    async with store_at(sqlite, lease=60, lost=2) as store:
+        others = await submit(store, [get(f"/slow/n{n}") for n in range(30)], owner="bob")
+        async with JobWorker(store, [Lines(watched)], quick(concurrency=4)):
+            assert (await ended(store, suspects)).counts.ok == 2
+            assert (await ended(store, others)).counts.ok == 30
+    assert (beside["s0"], beside["s1"]) == (set(), set())
+    assert max(len(beside[f"n{n}"]) for n in range(30)) >= 3
 
 
 def _has_arrived(api: Api, n: float) -> bool:

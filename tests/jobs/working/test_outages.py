@@ -14,7 +14,7 @@ import pytest
 
 from batchproxy.jobs.store import Claim, Lease, Renewal, StoreCorrupt, StoreUnreachable
 from batchproxy.jobs.working import JobWorker
-from batchproxy.jobs.working.outages import patiently, repeated
+from batchproxy.jobs.working.outages import Outage, patiently, repeated
 from batchproxy.jobs.working.plan import Plan, Start
 from tests.engine.on_virtual_time import on_virtual_time
 from tests.jobs.place import Place
@@ -193,7 +193,12 @@ async def test_a_loop_does_not_end(caplog: pytest.LogCaptureFixture) -> None:
         pauses.append(pause)
         await asyncio.sleep(pause)
 
-    task = asyncio.ensure_future(repeated("claim", once, sleep))
+    class Noted(Outage):
+        async def wait(self, seconds: float) -> None:
+            pauses.append(seconds)
+            await super().wait(seconds)
+
+    task = asyncio.ensure_future(repeated("claim", once, sleep, Noted()))
     await enough.wait()
     await asyncio.sleep(0)
     task.cancel()
@@ -204,3 +209,24 @@ async def test_a_loop_does_not_end(caplog: pytest.LogCaptureFixture) -> None:
     assert pauses[5] == 7.0
     assert caplog.text.count("work.waits") == 1
     assert caplog.text.count("work.failed") == 1
+
+
+@on_virtual_time
+async def test_who_finds_the_store_back_wakes_the_others() -> None:
+    """However long their own pauses have become: leases are to be renewed as soon as work can be claimed."""
+    loop = asyncio.get_running_loop()
+    outage, found = Outage(), list[float]()
+
+    async def once() -> float:
+        if loop.time() < 60:
+            raise StoreUnreachable("on purpose")
+        found.append(loop.time())
+        return 1000.0
+
+    tasks = [asyncio.ensure_future(repeated(name, once, asyncio.sleep, outage)) for name in ("claim", "renew", "beat")]
+    while len(found) < len(tasks):
+        await asyncio.sleep(1)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert max(found) == min(found)

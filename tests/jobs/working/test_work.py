@@ -6,13 +6,14 @@ import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from batchproxy.engine.errors import Invalid
 from batchproxy.engine.events import BatchEnded, ItemEnded
 from batchproxy.engine.policy import Policy
-from batchproxy.jobs.store import Job, JobState, Outcome
+from batchproxy.jobs.store import Claim, Gone, ItemResult, Job, JobState, JobStore, NotFound, Outcome
 from batchproxy.jobs.working import JobBatch, JobWorker, Unready
 from tests.jobs.place import Place
 from tests.proxy.on_a_loop import on_a_loop
@@ -141,6 +142,43 @@ async def test_a_job_is_validated_by_a_worker(place: Place, tmp_path: Path) -> N
         job = await ended(store, bad)
         assert (job.state, job.error, job.total) == (JobState.FAILED, b"item 12", 0)
         assert sorted(api.ledger.counted.values()) == [1] * 12
+
+
+@on_a_loop
+async def test_what_is_made_of_nothing_fails(place: Place, tmp_path: Path) -> None:
+    """What a job is to be made of is gone, and does not come back: it is not validated for ever."""
+
+    class Missing(Lines):
+        async def validate(self, store: JobStore, claim: Claim, job: Job) -> None:
+            raise NotFound("on purpose")
+
+    async with store_at(place) as store, JobWorker(store, [Missing(Api(tmp_path).app)], quick()):
+        job = await ended(store, await submit(store, [], validate=True))
+        assert (job.state, job.error) == (JobState.FAILED, None)
+
+
+@on_a_loop
+async def test_items_that_are_not_there_are_waited_for(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody may bring them back. Until then they are not claimed again and again, and that is said."""
+    monkeypatch.setattr("batchproxy.jobs.working.chunk._LATER", 1.0)
+    api = Api(tmp_path)
+    async with store_at(place, inline_bytes=0) as store:
+        job_id = await submit(store, [get("/items/a")])
+        read, is_back = store.inputs._blobs.read, False
+
+        async def reading(*given: Any) -> bytes:
+            if not is_back:
+                raise Gone("on purpose")
+            return await read(*given)
+
+        monkeypatch.setattr(store.inputs._blobs, "read", reading)
+        async with JobWorker(store, [Lines(api.app)], quick(poll=0.01)):
+            await until(lambda: "chunk.left" in caplog.text)
+            is_back = True
+            assert (await ended(store, job_id)).counts.ok == 1
+        assert caplog.text.count("chunk.left") == 1
 
 
 # Ends that come before
@@ -371,3 +409,54 @@ async def test_observers_are_told_of_items(sqlite: Place, tmp_path: Path) -> Non
         items = [get("/items/a", id="a"), get("/items/b?status=404", id="b"), get("/batch", id="c")]
         await ended(store, await submit(store, items))
         assert sorted(told, key=str) == [("a", 200), ("b", 404), ("c", 400)]
+
+
+@on_a_loop
+async def test_large_chunks_are_not_held_in_any_number(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker with so many bytes of items claims no more, however many places and chunks it may have; all are done."""
+    monkeypatch.setattr("batchproxy.jobs.working.worker._MOST_BYTES", 50_000)
+    api = Api(tmp_path)
+    async with store_at(place) as store:
+        large = [post("/gated/x", body="x" * 3_000, id=str(n)) for n in range(10)]
+        options = {"envelope": {"options": {"execution": "sequential"}}}
+        said: dict[str, Any] = {"options": options, "chunk_items": 100, "chunk_bytes": 1_000_000}
+        jobs = [await submit(store, large, **said) for _ in range(5)]
+        async with JobWorker(store, [Lines(api.app)], quick(concurrency=30)) as worker:
+            await until(lambda: api.in_flight == 2)
+            for _ in range(20):
+                await worker._claim()
+            assert [len(chunk.hold.claim.open_seqs) for chunk in worker._chunks] == [10, 10]
+            api.open_gate()
+            for job_id in jobs:
+                assert (await ended(store, job_id)).counts.ok == 10
+
+
+@on_a_loop
+async def test_values_of_a_large_job_are_found_again(place: Place, tmp_path: Path) -> None:
+    """The next worker takes them out of the answers that are kept, a few at a time; so it does of single items, after
+    a chunk was split."""
+    api = Api(tmp_path)
+    n = 30
+    sources = [get(f"/items/s{k}", id=f"s{k}") for k in range(n)]
+    users = [get("/items/{x}-again", vars={"x": f"s{k}#/body/name"}) for k in range(n)]
+    async with store_at(place, lost=1, lease=600) as store:
+        job_id = await submit(store, [*sources, *users], chunk_items=2 * n)
+        [claimed] = await store.claims.claim("w", 1)
+        answers = [
+            ItemResult(
+                seq=k,
+                outcome=Outcome.OK,
+                status=200,
+                headers=((b"content-type", b"application/json"),),
+                body=b'{"name": "s%d"}' % k,
+            )
+            for k in range(n)
+        ]
+        async with store.checkpointer() as checkpointer:
+            await checkpointer.settle(claimed.lease, *answers)
+        await store.claims.release([claimed.lease])
+        async with JobWorker(store, [Lines(api.app)], quick(concurrency=30)):
+            assert (await ended(store, job_id)).counts.ok == 2 * n
+        assert sorted(api.ledger.lines) == sorted(f"GET s{k}-again" for k in range(n))

@@ -42,14 +42,19 @@ async def freeze(process: ForkServerProcess, place: Place) -> None:
     """Not in the midst of a transaction: then all others would wait for it, for its locks."""
     while True:
         send(process, signal.SIGSTOP)
-        if not await (_is_locked(place) if place.is_sqlite else _is_in_transaction(place)):
+        if not await is_writing(place.url):
             return
         send(process, signal.SIGCONT)
         await asyncio.sleep(random.uniform(0.02, 0.1))  # at another moment
 
 
-async def _is_locked(place: Place) -> bool:
-    connection = sqlite3.connect(place.url.removeprefix("sqlite:///"), timeout=0, isolation_level=None)
+async def is_writing(url: str) -> bool:
+    """Whether somebody is in the midst of a transaction, and stays there."""
+    return _is_locked(url) if url.startswith("sqlite") else await _is_in_transaction(url)
+
+
+def _is_locked(url: str) -> bool:
+    connection = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
@@ -61,9 +66,9 @@ async def _is_locked(place: Place) -> bool:
         connection.close()
 
 
-async def _is_in_transaction(place: Place) -> bool:
+async def _is_in_transaction(url: str) -> bool:
     """Whether a transaction is there that does not end."""
-    connection = await asyncpg.connect(place.url)
+    connection = await asyncpg.connect(url)
     try:
         query = "SELECT pid, xact_start FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid()"
         before = {tuple(row) for row in await connection.fetch(query)}
