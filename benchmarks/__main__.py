@@ -65,7 +65,8 @@ def shown(outcome: Row | Curve) -> str:
     ratio = outcome.ratio
     goal = f"{outcome.label:4} {outcome.text:60} {outcome.limit:>8}"
     figures = f"{ratio.middle:9.2f}  ({ratio.low:.2f} - {ratio.high:.2f})"
-    return f"{goal} {figures:31} {outcome.verdict:6} {outcome.detail}"
+    elsewhere = f"; elsewhere: {outcome.elsewhere}" if outcome.elsewhere else ""
+    return f"{goal} {figures:31} {outcome.verdict:6} {outcome.detail}{elsewhere}"
 
 
 def tell(text: str) -> None:

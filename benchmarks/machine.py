@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +27,9 @@ PACKAGES: Sequence[str] = (
     "aiohttp",
     "granian",
     "hypercorn",
+    "sqlalchemy",
+    "aiosqlite",
+    "asyncpg",
 )
 PROGRAMS: Mapping[str, Sequence[str]] = {
     "nginx": ("nginx", "-v"),
@@ -33,6 +37,7 @@ PROGRAMS: Mapping[str, Sequence[str]] = {
     "haproxy": ("haproxy", "-v"),
     "caddy": ("caddy", "version"),
     "valgrind": ("valgrind", "--version"),
+    "PostgreSQL": ("psql", "--version"),
 }
 VERSION = re.compile(r"\d+(?:\.\d+)+")
 
@@ -64,7 +69,7 @@ def _memory() -> str:
 
 def versions() -> dict[str, str]:
     """By name: Python, packages, programs."""
-    found = {"Python": f"{platform.python_version()} ({platform.python_compiler()})"}
+    found = {"Python": f"{platform.python_version()} ({platform.python_compiler()})", "SQLite": sqlite3.sqlite_version}
     for package in PACKAGES:
         try:
             found[package] = version(package)

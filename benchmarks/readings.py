@@ -17,11 +17,15 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """A row of the table; with neither limit it is shown for what it tells."""
+    """A row of the table; with neither limit it is shown for what it tells.
+
+    `elsewhere` is what others reached, and not in this run.
+    """
 
     text: str
     at_most: float | None = None
     at_least: float | None = None
+    elsewhere: str = ""
 
     def verdict(self, figure: float) -> str:
         """Whether the figure keeps the limit."""

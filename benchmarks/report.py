@@ -61,7 +61,10 @@ def _of_run(run: Run) -> Iterator[str]:
 def _of_measured(found: Sequence[Measured]) -> Iterator[str]:
     rows = [row for each in found for row in each.rows]
     if rows:
-        yield _table(["", "", "limit", "measured", "middle half", "", "in this run"], [_cells(row) for row in rows])
+        head, cells = ["", "", "limit", "measured", "middle half", "", "in this run"], [_cells(row) for row in rows]
+        if any(row.elsewhere for row in rows):
+            head, cells = [*head, "elsewhere"], [[*_cells(row), row.elsewhere] for row in rows]
+        yield _table(head, cells)
     for each in found:
         for curve in each.curves:
             yield f"![{curve.title}](performance/{curve.name}.png)"

@@ -31,6 +31,7 @@ class Row:
     ratio: Ratio
     verdict: str
     detail: str
+    elsewhere: str = ""
 
     @property
     def label(self) -> str:
@@ -85,6 +86,7 @@ def row_of(reading: Reading, goal: Goal) -> Row:
         ratio=Ratio(middle=short(ratio.middle), low=short(ratio.low), high=short(ratio.high)),
         verdict=goal.verdict(ratio.middle),
         detail=reading.detail,
+        elsewhere=goal.elsewhere,
     )
 
 

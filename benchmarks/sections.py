@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from benchmarks import goals, growth, pressure, servers, tail
+from benchmarks.jobs import section as jobs
 from benchmarks.peers import section as peers
 from benchmarks.readings import Section
 
@@ -22,5 +23,6 @@ SECTIONS: Sequence[Section] = (
     growth.SECTION,
     in_full(tail.SECTION),
     pressure.SECTION,
+    jobs.SECTION,
     servers.SECTION,
 )
