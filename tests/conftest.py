@@ -1,7 +1,15 @@
 """Settings of the test run that have no place in pyproject.toml."""
 
+import gc
+
 from hypothesis import settings
 
 # No test may depend on the speed of the machine.
 settings.register_profile("batchproxy", deadline=None)
 settings.load_profile("batchproxy")
+
+
+def pytest_collection_finish() -> None:
+    """All modules are there now, and stay: the collector, which many tests call, need not look at them again."""
+    gc.collect()
+    gc.freeze()

@@ -23,6 +23,7 @@ from ..jobs.webhooks import WebhookSender
 from ..jobs.working import JobWorker
 from ..middleware import BatchMiddleware
 from ..observe.process_log import close_log, set_up
+from .collector import leave_alone_what_is_there
 from .configuration.checking import imported
 from .loop import run
 from .settings import Log
@@ -75,6 +76,7 @@ async def _live(app: Any, url: str | None, concurrency: int | None) -> int:
             if settings.webhooks is not None:
                 await stack.enter_async_context(WebhookSender(store, settings.webhooks))
             await stack.enter_async_context(JobWorker(store, service.kinds, work))
+            leave_alone_what_is_there()
             logger.info("working: on jobs of %s", ", ".join(kind.name for kind in service.kinds))
             await asked.wait()
             logger.info("stopping")

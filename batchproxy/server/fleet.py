@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 from typing import Any, Protocol
 
 from ..engine.errors import SettingError
 from ..observe.logs import AccessLog, Lines, access_log
 from ..observe.loop_watch import LoopWatch
+from .collector import leave_alone_what_is_there
 from .config import Loaded
 from .http import HttpServer, main_server
 from .running import Process
@@ -115,11 +115,7 @@ class Alone(Single):
         if self._serving.done():
             raise Refused(f"the server did not start: {self._serving.exception()!r}")
         self._watch.start()
-        # What is there now stays: the collector need not look at it again. Measured: a batch is never held up by it,
-        # and an item that is passed on costs a tenth less.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
+        leave_alone_what_is_there()
 
     def _ended(self, serving: asyncio.Task[None]) -> None:
         if not self.failed.done():
