@@ -33,6 +33,7 @@ from batchproxy.jobs.store import (
     JobStore,
     Message,
     NewJob,
+    StoreError,
     StoreSettings,
     opened,
 )
@@ -133,7 +134,12 @@ async def until(condition: Callable[[], Any], patience: float = 25.0) -> Any:
 
 async def ended(store: JobStore, job_id: str, patience: float = 25.0) -> Job:
     async def terminal() -> Job | None:
-        job = await store.jobs.get(job_id, None)
+        try:
+            job = await store.jobs.get(job_id, None)
+        except StoreError as error:
+            if not error.passing:
+                raise
+            return None  # it may be away as long as the test wants that
         return job if job.is_terminal else None
 
     job: Job = await until(terminal, patience)

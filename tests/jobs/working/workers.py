@@ -42,10 +42,18 @@ async def freeze(process: ForkServerProcess, place: Place) -> None:
     """Not in the midst of a transaction: then all others would wait for it, for its locks."""
     while True:
         send(process, signal.SIGSTOP)
+        while not _is_stopped(process):
+            await asyncio.sleep(0.001)
         if not await is_writing(place.url):
             return
         send(process, signal.SIGCONT)
         await asyncio.sleep(random.uniform(0.02, 0.1))  # at another moment
+
+
+def _is_stopped(process: ForkServerProcess) -> bool:
+    """Whether all its threads stand still: the signal takes a moment."""
+    tasks = Path(f"/proc/{process.pid}/task").iterdir()
+    return all((each / "stat").read_text().rpartition(")")[2].split()[0] == "T" for each in tasks)
 
 
 async def is_writing(url: str) -> bool:
