@@ -22,7 +22,7 @@ from batchproxy.jobs.resources import JobsSettings
 from batchproxy.jobs.store import StoreSettings
 from batchproxy.proxy.app import ReverseProxy
 from batchproxy.proxy.passage import Passage
-from batchproxy.proxy.settings import Retry, Timeouts, Upstream
+from batchproxy.proxy.settings import CircuitBreaker, Retry, Timeouts, Upstream
 from batchproxy.proxy.transports.answer import NativeAnswer
 from batchproxy.proxy.upstream import LiveUpstream
 
@@ -252,6 +252,38 @@ async def answers_once(peer: Peer) -> None:
     await peer.write(PLAIN)
     await peer.request()
     peer.reset()
+
+
+@on_a_loop
+async def test_answers_count_for_and_against_the_address() -> None:
+    """As they do with a task: a 5xx is one failure more, anything else forgives those before."""
+    async with scene() as (app, live, script, _):
+        await batch(app, [{"path": "/plain"}])
+        for streak in (1, 2):
+            [entry] = await batch(app, [{"path": "/broken"}])
+            assert (entry["status"], script.tasks[b"/broken"]) == (503, 0)
+            assert live.addresses[0].streak == streak
+        await batch(app, [{"path": "/plain"}])
+        assert live.addresses[0].streak == 0
+
+
+@on_a_loop
+async def test_the_breaker_counts_failures_in_a_row() -> None:
+    """An answer between two failures begins the count anew; two in a row open it."""
+    breaker = CircuitBreaker(consecutive_failures=2)
+    failing = {"path": "/resets", "method": "POST"}
+    async with scene(circuit_breaker=breaker) as (app, _, script, _):
+        for _ in range(2):
+            [entry] = await batch(app, [failing])
+            assert entry["status"] == 502
+            [entry] = await batch(app, [{"path": "/plain"}])
+            assert entry["status"] == 200
+        for _ in range(2):
+            await batch(app, [failing])
+        script.tasks.clear()
+        [entry] = await batch(app, [{"path": "/plain"}])
+        assert entry["status"] == 503
+        assert script.tasks == {}
 
 
 @on_a_loop
