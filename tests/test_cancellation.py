@@ -418,3 +418,26 @@ def test_a_batch_that_is_cancelled_twice_leaves_nothing() -> None:
         visit.task.add_done_callback(lambda _: again.cancel())
 
     assert sweep(twice, mode="parallel", accept="text/event-stream") > FEWEST_STEPS
+
+
+def test_no_watch_begins_while_a_batch_is_cleaned_up() -> None:
+    """An item that takes longer to end than the batch waits before it looks for its client: nobody looks then."""
+
+    async def slow_to_end(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(TIME_SPENT_CLEANING)
+
+    async def check() -> None:
+        watched = Watched()
+        visit = Visit(BatchMiddleware(slow_to_end), watched, mode="parallel", accept=FORMS[0])
+        for _ in range(20):
+            await asyncio.sleep(0)
+        visit.cancel()
+        await asyncio.wait((visit.task,))
+        await settled()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        runner.run(check())
