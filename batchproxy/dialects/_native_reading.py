@@ -33,7 +33,7 @@ from ..engine.model import (
     Refusal,
     Template,
 )
-from ..engine.paths import canonical, component, joined_queries, query_string, with_query
+from ..engine.paths import canonical, component, joined_queries, plain_paths, query_string, with_query
 from ..engine.policy import Policy
 
 _MAX_REFERENCE = 1024
@@ -271,7 +271,7 @@ class _Reading:
         for index, request in enumerate(self._requests):
             if request.id is not UNSET:
                 self._note_id(index, request.id)
-        items = tuple(map(self._item, range(len(self._requests)), self._requests))
+        items = self._items()
         wish, floor = self._options.execution, self._policy.execution
         return Batch(
             id=f"{random.getrandbits(64):016x}",
@@ -306,11 +306,25 @@ class _Reading:
                 pointer=f"/requests/{index}/id",
             )
 
+    def _items(self) -> tuple[Item, ...]:
+        requests = self._requests
+        plain = plain_paths([request.path for request in requests], self._policy.max_path_bytes)
+        if plain is None:
+            return tuple(map(self._item, range(len(requests)), requests))
+        paths, queries = plain
+        if self._base:
+            paths = [self._base + path for path in paths]
+        # The rule, and the hot path: an item that is nothing but a method and a path.
+        return tuple(
+            [
+                self._item(index, request)
+                if request.headers or request.body or request.query or request.depends_on or request.vars
+                else Item(index, request.method, path, query, request.id or None, timeout=request.timeout or None)
+                for index, request, path, query in zip(range(len(requests)), requests, paths, queries, strict=True)
+            ]
+        )
+
     def _item(self, index: int, request: _Item) -> Item:
-        if not (request.headers or request.body or request.query or request.depends_on or request.vars):
-            # The rule, and the hot path.
-            path, query = self._target(request.path, index)
-            return Item(index, request.method, path, query, request.id or None, timeout=request.timeout or None)
         headers: Headers = ()
         body = b""
         if request.headers:

@@ -66,8 +66,9 @@ class NativeWriter:
         self._failed = 0
         self.excess = 0
         # Most answers of a batch begin like the one before: then nothing is looked up.
-        self._last: tuple[int, Headers] = (0, ())
-        self._last_head = b""
+        self._last_headers: Headers | None = None
+        self._last_status = 0
+        self._last_head = self._last_start = b""
         self._last_kind = Kind.BINARY
 
     def head(self) -> bytes:
@@ -94,10 +95,11 @@ class NativeWriter:
         else:
             self._failed += 1
         headers = result.headers
-        if (status, headers) != self._last:
+        if headers is not self._last_headers or status != self._last_status:
             encoded, self._last_kind = _heads[headers]
             self._last_head = b'"status":%d,"headers":%b' % (status, encoded)
-            self._last = (status, headers)
+            self._last_start = self._last_head + b',"body":'
+            self._last_headers, self._last_status = headers, status
         body = result.body
         if not body or (self._minimal and status < 400):
             return [b"%b%b}" % (start, self._last_head)]
@@ -108,10 +110,9 @@ class NativeWriter:
             # Between the tokens of valid JSON a line break is a blank; inside strings it cannot stand.
             body = body.translate(_LINE_BREAKS)
         end = b"}" if encoding is None else b',"body_encoding":"%b"}' % encoding.encode("ascii")
-        if len(body) >= _LARGE:
-            # Never copied: measured, 8.5 µs for an item of 1 MiB against 2,440 µs with joins.
-            return [b'%b%b,"body":' % (start, self._last_head), body, end]
-        return [b'%b%b,"body":%b%b' % (start, self._last_head, body, end)]
+        start += self._last_start
+        # Large ones are never copied: measured, 8.5 µs for an item of 1 MiB against 2,440 µs with joins.
+        return [start + body + end] if len(body) < _LARGE else [start, body, end]
 
     def _failure(self, result: Result, failure: Failure) -> bytes:
         body = {

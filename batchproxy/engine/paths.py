@@ -26,6 +26,8 @@ _PLAIN = re.compile(
     r"(?:/|(?:/[A-Za-z0-9\-_~!$&'()*+,;=:@\[\]][A-Za-z0-9\-._~!$&'()*+,;=:@\[\]]*)++/?)"
     r"(?:\?[A-Za-z0-9\-._~!$&'()*+,;=:@/?\[\]]*)?"
 )
+# A line for each path of many: the same characters, whatever their order.
+_LINES = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+,;=:@/?\[\]]*+\n)*+")
 # What a browser percent-encodes in a path (WHATWG URL, path percent-encode set; RFC 3987, section 3.1).
 _TO_ENCODE = re.compile(r"[^\x21-\x7e]+|[\"<>^`{|}]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -43,6 +45,25 @@ def canonical(text: str, *, allow_empty_segments: bool = False) -> tuple[bytes, 
         path, _, query = text.encode("ascii").partition(b"?")
         return path, query
     return _look_closely(text, allow_empty_segments)
+
+
+def plain_paths(texts: Sequence[str], longest: int) -> tuple[Sequence[bytes], Sequence[bytes]] | None:
+    """Paths and queries of many targets; None if one of them is longer, or needs a look of its own by `canonical`.
+
+    Measured: 5,000 instructions less for each than one by one, of the 132,000 of an item.
+    """
+    joined = "\n".join(texts) + "\n"
+    if "//" in joined or "/." in joined or _LINES.fullmatch(joined) is None:
+        return None
+    lines = joined.encode("ascii").split(b"\n")
+    lines.pop()
+    # A text with a line break in it is more than one line.
+    if len(lines) != len(texts) or (len(joined) > longest and max(map(len, lines)) > longest):
+        return None
+    if "?" not in joined:
+        return lines, (b"",) * len(lines)
+    split = [line.partition(b"?") for line in lines]
+    return [path for path, _, _ in split], [query for _, _, query in split]
 
 
 def _look_closely(text: str, allow_empty_segments: bool) -> tuple[bytes, bytes] | Refusal:

@@ -169,7 +169,7 @@ class Judge:
         self._max_path_bytes = policy.max_path_bytes
         self._caller = caller
         self._endpoints = [tuple(path[1:].split("/")) for path in endpoints]
-        self._plain_endpoints = frozenset(path.encode("utf-8") for path in endpoints)
+        self._plain_endpoints = frozenset(path.encode("utf-8") + end for path in endpoints for end in (b"", b"/"))
         self._counts = [0] * len(policy.caps)
         self._has_rules = bool(policy.deny_rules or policy.caps or policy.allow_rules is not None)
         routes = policy.routes
@@ -180,20 +180,19 @@ class Judge:
 
     def batch(self, batch: Batch) -> Batch:
         """The batch with the items refused that the policy refuses."""
-        refused = dict(batch.refused)
+        refused, judge = dict(batch.refused), self.item
         for item in batch.items:
-            if refused and item.index in refused:
-                continue
-            refusal = self.item(item)
-            if refusal is not None:
-                refused[item.index] = refusal
+            if not refused or item.index not in refused:
+                refusal = judge(item)
+                if refusal is not None:
+                    refused[item.index] = refusal
         return msgspec.structs.replace(batch, refused=refused) if refused else batch
 
     def item(self, item: Item) -> Refusal | None:
         """Why an item may not run; an item that still waits for values is judged again when it has them."""
         if item.method not in self._methods:
             return Refusal(Failure.METHOD_REFUSED, f"Allowed here: {', '.join(sorted(self._methods))}.")
-        if len(item.body) > self._max_item_bytes:
+        if item.body and len(item.body) > self._max_item_bytes:
             return Refusal(
                 Failure.BODY_TOO_LARGE,
                 f"The body has {len(item.body)} bytes; the limit is {self._max_item_bytes}.",
@@ -213,7 +212,7 @@ class Judge:
         if self._reads_paths or _PERCENT in path:
             return self._path(item)
         # Both readings are the path itself, and there is nothing to compare it with but the endpoints.
-        return _NESTED if (path[:-1] if path.endswith(b"/") else path) in self._plain_endpoints else None
+        return _NESTED if path in self._plain_endpoints else None
 
     def _headers(self, item: Item) -> Refusal | None:
         policy, headers = self._policy, item.headers

@@ -37,8 +37,10 @@ class Schedule:
             for item in items:
                 if not item.after:
                     (self._reads if item.method in SAFE_METHODS else self._writes).append(item.index)
-        else:
+        elif waiting:
             self._reads.extend(item.index for item in items if not item.after)
+        else:
+            self._reads.extend(range(len(items)))
         # Nothing decides but the order of the requests: the rule, and then nearly free.
         self._is_plain = self._execution is Execution.PARALLEL and not waiting and not self._stops
         self._running = 0
@@ -58,10 +60,7 @@ class Schedule:
     def take(self) -> int | None:
         """The index of the next item that may start: the first one in request order. It counts as running."""
         if self._is_plain:
-            if not self._reads:
-                return None
-            self._running += 1
-            return self._reads.popleft()
+            return self._reads.popleft() if self._reads else None
         if self._execution is Execution.SEQUENTIAL and self._running:
             return None
         index = self._next_read_or_write()
@@ -81,10 +80,11 @@ class Schedule:
 
     def put_back(self, index: int) -> None:
         """An item that was taken could not start after all; it is the next again."""
-        self._running -= 1
         if self._is_plain:
             self._reads.appendleft(index)
-        elif self._is_ordered_write(index):
+            return
+        self._running -= 1
+        if self._is_ordered_write(index):
             self._writing = False
             heappush(self._freed_writes, index)
         else:
@@ -92,10 +92,10 @@ class Schedule:
 
     def settle(self, result: Result) -> Sequence[Result]:
         """A running item ended: the results of the items that will not run because of it."""
-        self._running -= 1
         self.unsettled -= 1
         if self._is_plain:
             return ()
+        self._running -= 1
         index = result.index
         if self._writing and self._is_ordered_write(index):
             self._writing = False

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
 from .errors import Failure
-from .headers import merged, of_answer
+from .headers import head_of_answer, merged, of_answer
 from .model import ASGIApp, Batch, Headers, Item, Message, Result, Scope, failed
 
 EXTENSION = "batchproxy"
@@ -136,7 +136,7 @@ class AppTarget:
         """A scope that shares nothing with another item's that either could change."""
         item = exchange.item
         path = item.path
-        headers = merged(self._inherited, item.headers) if item.headers else list(self._inherited)
+        headers = merged(self._inherited, item.headers) if item.headers else [*self._inherited]
         if item.body or item.method in _WITH_CONTENT:
             headers.append((b"content-length", b"%d" % len(item.body)))
         # The template has every key, so that its copy never grows: measured, half the cost of a literal.
@@ -184,6 +184,7 @@ class Exchange:
         "_left",
         "_length",
         "_most",
+        "_plain",
         "_received",
         "_reported",
         "_size",
@@ -201,15 +202,22 @@ class Exchange:
         "untasked",
     )
 
-    def __init__(self, item: Item, target: AppTarget, ended: Callable[[Exchange, Result], None]) -> None:
+    def __init__(
+        self,
+        item: Item,
+        target: AppTarget,
+        ended: Callable[[Exchange, Result], None],
+        started: float = 0.0,
+        deadline: float = 0.0,
+    ) -> None:
         self.item = item
         self.task: asyncio.Task[None] | None = None
         self.untasked: Callable[[], None] | None = None
-        self.deadline = 0.0
-        self.started = 0.0
+        self.started = started
+        self.deadline = deadline
         self.notes: Mapping[str, Any] = _NO_NOTES
         self.begun = self.done = self.cancelled = False
-        self.holds_place = True
+        self.holds_place = self._plain = True
         self.target = target
         self._ended = ended
         self._most = target.max_response_bytes
@@ -293,6 +301,7 @@ class Exchange:
         if failure is None:
             return
         self._reported = (failure, detail.encode("utf-8", "replace").decode("utf-8") or f"{failure.meaning}.")
+        self._plain = False
 
     # The app's side
 
@@ -305,8 +314,7 @@ class Exchange:
             self._refuse_late("http.response.start")
         self._status, self._headers = status, headers
         size, budget = len(body), self.target.budget
-        is_plain = self._length is None and self._reported is None and self._left is None
-        if is_plain and 0 < size <= self._most and size <= budget.left:
+        if self._plain and self._length is None and 0 < size <= self._most and size <= budget.left:
             self._size = size
             budget.left -= size
             self._answered = self.done = True
@@ -321,6 +329,7 @@ class Exchange:
         if not (self.done or self._disconnected):
             if self._left is None:
                 self._left = asyncio.Event()
+                self._plain = False
             await self._left.wait()
         return {"type": "http.disconnect"}
 
@@ -334,19 +343,16 @@ class Exchange:
             budget = self.target.budget
             # Nearly every body comes whole, in one message, and within its limits.
             if (
-                self._chunks is None
+                self._plain
                 and size <= self._most
                 and size <= budget.left
                 and (self._length is None or self._length == size)
-                and self._reported is None
                 and type(chunk) is bytes
                 and not message.get("more_body", False)
             ):
                 self._size = size
                 budget.left -= size
                 self._answered = self.done = True
-                if self._left is not None:
-                    self._left.set()
                 self._ended(self, Result(self.item.index, self._status, self._headers, chunk))
             else:
                 self._take_body(chunk, more=message.get("more_body", False))
@@ -364,21 +370,25 @@ class Exchange:
         raise OSError("The item has ended; nobody reads its answer any more.")
 
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        if not isinstance(status, int) or not 200 <= status <= 599:
+        if type(status) is not int:
+            # An `HTTPStatus`, or a mistake.
+            status = int(status) if isinstance(status, int) else 0
+        if not 200 <= status <= 599:
             if status == 101:
                 self.fail(Failure.UNBATCHABLE_RESPONSE, "The answer changes to another protocol.")
             else:
                 self.fail(Failure.BAD_RESPONSE, "The status of the answer is not between 200 and 599.")
             return
         is_head = self.item.method == "HEAD"
-        self._headers, length = of_answer(headers, keep_length=is_head)
+        self._headers, length = of_answer(headers, keep_length=True) if is_head else head_of_answer(headers)
         if is_head or status == 204 or status == 304:
             # RFC 9110, section 6.4.1: no content, whatever the app sends.
             self._most = -1
         elif length is not None:
             self._length = length
-            self._most = min(self._most, length)
-        self._status = int(status)
+            if length < self._most:
+                self._most = length
+        self._status = status
 
     def _take_body(self, chunk: bytes, *, more: bool) -> None:
         if chunk:
@@ -395,6 +405,7 @@ class Exchange:
             if chunk:
                 if self._chunks is None:
                     self._chunks = []
+                    self._plain = False
                 self._chunks.append(bytes(chunk))
             return
         if self._length is not None and self._length != self._size:

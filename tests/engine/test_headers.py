@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, strategies as st
 
 from batchproxy import Failure, Refusal
+from batchproxy.engine import headers as remembering
 from batchproxy.engine.headers import (
     HOP_BY_HOP,
     REMOVED,
     connection_options,
     field_value,
+    head_of_answer,
     inherited,
     is_token,
     merged,
@@ -170,6 +172,33 @@ def test_of_an_answer_the_end_to_end_headers_are_kept(
 ) -> None:
     """Names in lower case, hop-by-hop fields and what `Connection` lists left out, the declared length read."""
     assert of_answer(headers, keep_length=keep_length) == (kept, length)
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"Content-Length", b"x-a", b"Connection"]), st.binary(max_size=2))))
+def test_a_head_that_comes_again_is_read_the_same(headers: list[tuple[bytes, bytes]]) -> None:
+    """However often an answer begins with the same headers, they are what they are the first time."""
+    expected = of_answer(headers, keep_length=False)
+    assert [head_of_answer(headers) for _ in range(3)] == [expected] * 3
+
+
+@pytest.mark.parametrize("made", [lambda buffer: [[b"x", buffer]], lambda buffer: [(b"x", memoryview(buffer))]])
+def test_a_head_made_of_lists_or_buffers_is_read_anew(made: Callable[[bytearray], Any]) -> None:
+    """What may be another thing the next time is not taken for what it was."""
+    buffer = bytearray(b"first")
+    headers = made(buffer)
+    for text in (b"first", b"first", b"other"):
+        buffer[:] = text
+        assert head_of_answer(headers) == (((b"x", text),), None)
+
+
+def test_heads_with_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered is looked up by a hash, and compared."""
+    first, second = [(b"x", b"1")], [(b"x", b"2")]
+    head_of_answer(first), head_of_answer(first)
+    monkeypatch.setattr(
+        remembering, "_heads", dict.fromkeys([hash(tuple(second))], remembering._heads[hash(tuple(first))])
+    )
+    assert head_of_answer(second) == (((b"x", b"2"),), None)
 
 
 def test_headers_of_an_answer_are_bytes_of_their_own() -> None:

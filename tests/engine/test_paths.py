@@ -11,7 +11,7 @@ from hypothesis import example, given, strategies as st
 from batchproxy import Refusal
 from batchproxy.engine import paths
 from batchproxy.engine.model import METHODS
-from batchproxy.engine.paths import Rule, canonical, component, readings, rule, without_trailing_slash
+from batchproxy.engine.paths import Rule, canonical, component, plain_paths, readings, rule, without_trailing_slash
 
 # Texts that come near the edges: what separates, what hides, what is decoded twice.
 PARTS = st.sampled_from(
@@ -106,6 +106,27 @@ def test_no_reading_has_a_dot_segment(text: str) -> None:
 def test_the_short_way_says_what_the_long_one_says(text: str) -> None:
     """A path that is plain enough to be taken at a glance would also pass the close look, with the same bytes."""
     assert canonical(text) == paths._look_closely(text, False)
+
+
+@given(st.lists(TEXTS | st.from_regex(paths._PLAIN, fullmatch=True), min_size=1), st.integers(1, 40))
+@example(["/a\n/b"], 40)
+@example(["/a\n/b", "/c"], 40)
+@example(["/a", "/b/../c"], 40)
+@example(["/a", "/b//c"], 40)
+@example(["/a", "/?b?c"], 40)
+@example(["/a", "/abc"], 3)
+def test_many_at_once_say_what_each_says(texts: list[str], longest: int) -> None:
+    """Targets that are read together have the bytes that each would have alone; none of them is too long."""
+    plain = plain_paths(texts, longest)
+    if plain is not None:
+        assert list(zip(*plain, strict=True)) == [canonical(text) for text in texts]
+        assert max(map(len, texts)) <= longest
+
+
+def test_plain_targets_are_read_at_once() -> None:
+    """Paths of the usual characters need no look of their own, with a query or without."""
+    assert plain_paths(["/", "/a/b/", "/a.b"], 5) == ([b"/", b"/a/b/", b"/a.b"], (b"",) * 3)
+    assert plain_paths(["/a", "/b?c=/d"], 8) == ([b"/a", b"/b"], [b"", b"c=/d"])
 
 
 @given(TEXTS)
