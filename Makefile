@@ -12,7 +12,7 @@ help:
 	@echo "make instructions  whether an item takes more machine instructions than accepted (needs valgrind)"
 	@echo "make bench         measure everything, and write docs/performance.md from it (long; on a quiet machine)"
 	@echo "make bench-quick   a look at most of it, without writing (a minute or two)"
-	@echo "make chaos         kill, freeze and cut off what works on jobs, and judge by a ledger (ROUNDS=200; more than an hour)"
+	@echo "make chaos         kill, freeze and cut off what works on jobs, and judge by a ledger (ROUNDS=200, AT_ONCE=4; half an hour)"
 	@echo "make clean         remove what these commands made"
 
 $(READY): pyproject.toml scripts/environment
@@ -41,7 +41,7 @@ bench-quick: $(READY)
 
 chaos: $(READY)
 	@mkdir -p build
-	@$(PYTHON) -m benchmarks.chaos --rounds $(or $(ROUNDS),200) --lines build/chaos.jsonl
+	@$(PYTHON) -m benchmarks.chaos --rounds $(or $(ROUNDS),200) $(AT_ONCE:%=--at-once %) --lines build/chaos.jsonl
 
 clean:
 	@scripts/clean

@@ -8,19 +8,19 @@ import asyncio
 import json
 import random
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos import bar
-from benchmarks.chaos.drawing import AT_LEAST_ONCE, AT_MOST_ONCE, DATABASES, POSTGRESQL, drawn
-from benchmarks.chaos.running import Report, run
-from tests.jobs.postgresql import Cluster, cluster
+from benchmarks.chaos import bar, table
+from benchmarks.chaos.drawing import AT_LEAST_ONCE, AT_MOST_ONCE, DATABASES, POSTGRESQL, SQLITE
+from benchmarks.chaos.lane import servers
+from benchmarks.chaos.lanes import drive, usual
+from benchmarks.chaos.running import Report
+from tests.jobs.postgresql import binaries
 
-_SUMS = ("accepted", "arrived", "answered", "lost", "doubled", "unknown", "failed")
+_INTERRUPTED = 130
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -29,6 +29,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         description="Kills, freezes and cuts off what works on jobs, and judges by a ledger what became of the items.",
     )
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--at-once", type=int, default=usual(), help="so many of them; %(default)s on this machine")
     parser.add_argument("--database", choices=[*DATABASES, "both"], default="both")
     parser.add_argument("--seed", type=int, help="of all rounds; drawn unless it is given")
     parser.add_argument("--round", type=int, help="this one alone, of a seed that was printed")
@@ -48,7 +49,8 @@ def tell(text: str) -> None:
 def shown(report: Report) -> str:
     """A line, and one for each thing that is wrong."""
     drawn_round, verdict = report.round, report.verdict
-    head = f"{drawn_round.number:4} {'good' if report.is_good else 'WRONG':5} {drawn_round.database:10} "
+    word = "WRONG" if not report.is_good else "good" if report.struck else "calm"
+    head = f"{drawn_round.number:4} {word:5} {drawn_round.database:10} "
     figures = ""
     if verdict is not None:
         figures = (
@@ -56,22 +58,12 @@ def shown(report: Report) -> str:
             f"{verdict.lost} lost, {verdict.doubled} doubled, {verdict.unknown} unknown "
             f"(at risk {drawn_round.at_risk}), "
         )
-    times = f"gap {report.gap:.1f} s, {report.seconds:.1f} s in all"
+    times = f"gap {report.gap:.1f} s, resumed after {report.resumed:.1f} s, {report.seconds:.1f} s in all"
     faults = ", ".join(map(str, drawn_round.faults))
-    notes = [*report.wrong, *(f"not done: {text}" for text in report.not_done)]
+    notes = [*report.wrong, *(f"missed: {fault}, {why}" for fault, why in report.missed)]
     if report.kept:
         notes.append(f"see {report.kept}")
     return "\n     ".join([f"{head}{drawn_round.delivery:13} {figures}{times}; {faults}", *notes])
-
-
-@contextmanager
-def servers(names: Sequence[str]) -> Iterator[Cluster | None]:
-    """A private PostgreSQL that commits as it does for everybody, if it is needed."""
-    if POSTGRESQL not in names:
-        yield None
-        return
-    with cluster(()) as made:
-        yield made
 
 
 def _keep(file: Path | None, record: Mapping[str, Any]) -> None:
@@ -80,31 +72,46 @@ def _keep(file: Path | None, record: Mapping[str, Any]) -> None:
             opened.write(json.dumps(record) + "\n")
 
 
-def rounds(options: argparse.Namespace) -> bool:
-    """Whether all of them were good."""
+def rounds(options: argparse.Namespace) -> int:
+    """The exit code: 1 if any of them was wrong."""
     names = DATABASES if options.database == "both" else (options.database,)
     seed = random.randrange(10**6) if options.seed is None else options.seed
     numbers = range(options.rounds) if options.round is None else [options.round]
-    tell(f"seed {seed}, {len(numbers)} rounds; again: --seed {seed} --database {options.database} --round NUMBER")
-    sums, bad, longest, hung = Counter[str](), [], 0.0, 0
-    with servers(names) as server:
-        for number in numbers:
-            report = asyncio.run(run(drawn(seed, number, names), server))
-            tell(shown(report))
-            _keep(options.lines, report.record())
-            if report.verdict is not None:
-                sums.update({name: getattr(report.verdict, name) for name in _SUMS})
-            longest, hung = max(longest, report.gap), hung + report.hung
-            if not report.is_good:
-                bad.append(number)
-    told = ", ".join(f"{sums[name]:,} {name}" for name in _SUMS)
-    tell(f"{len(numbers)} rounds: {told}, {hung} hung; longest time without progress {longest:.1f} s")
-    tell(f"wrong: {', '.join(map(str, bad)) or 'none'}")
-    return not bad
+    at_once = max(1, min(options.at_once, len(numbers)))
+    tell(f"seed {seed}, {len(numbers)} rounds, {at_once} at once; again: {_again(seed, options)}")
+    reports: list[Report] = []
+
+    def took(report: Report) -> None:
+        reports.append(report)
+        tell(shown(report))
+        _keep(options.lines, report.record())
+
+    try:
+        asyncio.run(drive(seed, numbers, names, at_once, took))
+    except KeyboardInterrupt:
+        tell(f"interrupted, after {len(reports)} of {len(numbers)} rounds")
+        _sum_up(reports)
+        return _INTERRUPTED
+    _sum_up(reports)
+    return int(not all(report.is_good for report in reports))
 
 
-def bars(options: argparse.Namespace) -> bool:
-    """Whether all of them were reached."""
+def _again(seed: int, options: argparse.Namespace) -> str:
+    return f"--seed {seed} --database {options.database} --round NUMBER"
+
+
+def _sum_up(reports: Sequence[Report]) -> None:
+    tell("\n" + table.shown(reports))
+    for what, numbers in {
+        "hit by nothing": [report.round.number for report in reports if not report.struck],
+        "resumed later than lease + 2 s": [report.round.number for report in reports if report.is_late],
+        "wrong": [report.round.number for report in reports if not report.is_good],
+    }.items():
+        tell(f"{what}: {', '.join(map(str, sorted(numbers))) or 'none'}")
+
+
+def bars(options: argparse.Namespace) -> int:
+    """The exit code: 1 if one of them was not reached."""
     names = DATABASES if options.database == "both" else (options.database,)
     good = True
     with servers(names) as server:
@@ -114,13 +121,15 @@ def bars(options: argparse.Namespace) -> bool:
             tell(bar.shown(found))
             _keep(options.lines, asdict(found))
             good = good and not found.wrong
-    return good
+    return int(not good)
 
 
 def main() -> None:
     """Exit code 1 if something was lost, came again that must not, or hung."""
     options = arguments()
-    sys.exit(not (bars(options) if options.bar else rounds(options)))
+    if options.database != SQLITE and binaries() is None:
+        sys.exit("PostgreSQL is not on this machine (on Debian: apt-get install postgresql), or: --database sqlite")
+    sys.exit(bars(options) if options.bar else rounds(options))
 
 
 if __name__ == "__main__":

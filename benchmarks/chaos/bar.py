@@ -15,13 +15,12 @@ from pathlib import Path
 
 from benchmarks.chaos.client import Client, NewJob, line
 from benchmarks.chaos.ledger import Arrival, Arrivals, Verdict, judged
+from benchmarks.chaos.running import PATIENCE
 from benchmarks.chaos.site import Site, SiteSettings
 from tests.jobs.postgresql import Cluster
 
 KILLS = (0.1, 0.5, 0.9)
 PLACES = 64
-PATIENCE = 2.0
-"""How long after the end of a lease the work under it may be taken up."""
 _LONGEST_SECONDS = 1200.0
 _LOOK = 0.01
 _SECONDS = (0.005, 0.02)

@@ -36,6 +36,8 @@ class Client:
     """`async with` it."""
 
     def __init__(self, site: Site) -> None:
+        self.cut_off = 0
+        """How many submissions have ended without an answer."""
         self._site = site
         self._client = httpx.AsyncClient(timeout=30, trust_env=False)
 
@@ -59,6 +61,7 @@ class Client:
                 body = _sent(new.lines, moment)
                 answer = await self._client.post(f"{self._site.address}/batch", headers=headers, content=body)
             except httpx.TransportError:
+                self.cut_off += 1
                 await asyncio.sleep(_PAUSE)
                 continue
             if answer.status_code == 202:

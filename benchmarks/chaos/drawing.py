@@ -13,6 +13,10 @@ DATABASES = (SQLITE, POSTGRESQL)
 AT_MOST_ONCE, AT_LEAST_ONCE = "at_most_once", "at_least_once"
 
 
+WRONG_CLOCK = "wrong clock"
+"""Of a worker, from its start to its end."""
+
+
 class Kind(StrEnum):
     KILL_WORKER = "kill worker"
     FREEZE_WORKER = "freeze worker"
@@ -22,7 +26,7 @@ class Kind(StrEnum):
     RESTART_WORKER = "restart worker"
     """In an orderly way: it hands over what it has."""
     KILL_SUBMITTER = "kill submitter"
-    """The process that takes the job, while it is being submitted: at 1, between the last line and the answer."""
+    """The process that takes the job, while it is being submitted: at 1, between the commit and the answer."""
     STOP_DATABASE = "stop database"
     FILL_DISK = "fill disk"
     LIMIT_FILES = "limit files"

@@ -51,6 +51,19 @@ def longest_gap(times: Sequence[float], since: float, until: float) -> float:
     return max(later - earlier for earlier, later in pairwise(points))
 
 
+def longest_wait(times: Sequence[float], faults: Sequence[tuple[float, float]], until: float) -> float:
+    """The same, without the times in which a fault was on: each has a beginning and an end."""
+    since, longest = min((began for began, _ in faults), default=until), 0.0
+    points = [since, *sorted(time for time in times if since < time < until), until]
+    for earlier, later in pairwise(points):
+        free_from = earlier
+        for began, over in sorted(faults):
+            longest = max(longest, min(began, later) - free_from)
+            free_from = max(free_from, over)
+        longest = max(longest, later - free_from)
+    return longest
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """`wrong` says what must not be, a sentence each."""

@@ -4,14 +4,17 @@ Knows: the command line of the product, signals. Must not know: what happens in 
 """
 
 import asyncio
+import json
 import os
 import re
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import Protocol, TypeAlias
@@ -19,10 +22,12 @@ from typing import Protocol, TypeAlias
 ROOT = Path(__file__).resolve().parents[2]
 
 _ADDRESS = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
-_WORKS = re.compile(r"working")
+_WORKS = re.compile(r'"msg":"working"')
 _LOST = "lease.lost"
-_PATIENCE = 40.0
+_CUT_OFF = re.compile(r"code=store_(full|unreachable)")
+_PATIENCE = 90.0
 _LOOK = 0.02
+_SOON = 0.0005
 
 _CONFIG = """
 server: {{listen: "127.0.0.1:0", admin: "off", watch: false, grace: 8s, log: {{access: false, format: json}}}}
@@ -67,6 +72,10 @@ class Process:
         return f"<Process {self.log.stem}, {'alive' if self.is_alive else self.exit_code}>"
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
@@ -78,6 +87,33 @@ class Process:
         """To one that has ended, nothing."""
         with suppress(ProcessLookupError):
             os.kill(self._process.pid, number)
+
+    async def freeze(self) -> None:
+        """Until none of its threads runs: the signal takes a moment."""
+        self.send(signal.SIGSTOP)
+        async with asyncio.timeout(_PATIENCE):
+            while not self._stands_still():
+                await asyncio.sleep(_SOON)
+
+    def _stands_still(self) -> bool:
+        if not self.is_alive:
+            raise RuntimeError(f"{self} has ended by itself")
+        try:
+            threads = Path(f"/proc/{self._process.pid}/task").iterdir()
+            return all((each / "stat").read_text().rpartition(")")[2].split()[0] == "T" for each in threads)
+        except OSError:
+            return False  # a thread has ended meanwhile, so not all stand still
+
+    def step(self, seconds: float) -> None:
+        """One that is frozen runs for a moment."""
+        self.thaw()
+        time.sleep(seconds)
+        self.send(signal.SIGSTOP)
+        while not self._stands_still():
+            time.sleep(_SOON)
+
+    def thaw(self) -> None:
+        self.send(signal.SIGCONT)
 
     def kill(self) -> None:
         self.send(signal.SIGKILL)
@@ -187,6 +223,20 @@ class Site:
         """How often a worker said that somebody else has its work."""
         return sum(process.log.read_text("utf-8", "replace").count(_LOST) for process in self._all)
 
+    @property
+    def outages(self) -> int:
+        """How often one of them said that the store cannot be reached, or has no space."""
+        return sum(len(_CUT_OFF.findall(process.log.read_text("utf-8", "replace"))) for process in self._all)
+
+    @property
+    def clocks_are_wrong(self) -> bool:
+        """Whether each worker whose clock is to be wrong writes down such times, of which files have the right ones."""
+        return all(
+            abs(_last_time(worker.log) - worker.log.stat().st_mtime - skew) < abs(skew) / 2
+            for worker, skew in zip(self.workers, self.settings.skews, strict=True)
+            if skew
+        )
+
     def _worker(self, number: int) -> Process:
         arguments = ["worker", "--config", str(self._config)]
         skew = self.settings.skews[number]
@@ -199,6 +249,11 @@ class Site:
         process = Process(self._start([module, *arguments], log), log)
         self._all.append(process)
         return process
+
+
+def _last_time(log: Path) -> float:
+    line: dict[str, str] = json.loads(log.read_text("utf-8").splitlines()[-1])
+    return datetime.fromisoformat(line["ts"]).timestamp()
 
 
 def _environment() -> dict[str, str]:

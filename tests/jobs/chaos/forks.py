@@ -14,7 +14,7 @@ from tests.jobs import processes
 
 for _name in (
     "batchproxy.jobs.resources",
-    "batchproxy.jobs.store.schema",
+    "batchproxy.jobs.store.migrating",
     "batchproxy.jobs.webhooks",
     "batchproxy.jobs.working",
     "batchproxy.server.cli",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chaos.drawing import AT_LEAST_ONCE, AT_MOST_ONCE
-from benchmarks.chaos.ledger import Arrival, Arrivals, Verdict, judged, longest_gap
+from benchmarks.chaos.ledger import Arrival, Arrivals, Verdict, judged, longest_gap, longest_wait
 
 ITEMS = ["a/0", "a/1", "a/2"]
 OK = [(item, "ok") for item in ITEMS]
@@ -77,3 +77,13 @@ def test_the_longest_gap() -> None:
     assert longest_gap([1.0, 2.0, 7.0, 8.0], since=2.5, until=9.0) == 4.5
     assert longest_gap([], since=2.0, until=9.0) == 7.0
     assert longest_gap([3.0, 99.0], since=2.0, until=9.0) == 6.0
+
+
+def test_the_longest_wait() -> None:
+    """Only what was before, between and after faults counts."""
+    assert longest_wait([1.0, 2.0, 7.0, 8.0], [(2.5, 6.0)], until=9.0) == 1.0
+    assert longest_wait([1.0], [(2.0, 4.0), (6.0, 8.0)], until=9.0) == 2.0
+    assert longest_wait([1.0], [(2.0, 4.0), (3.0, 8.0)], until=9.0) == 1.0
+    assert longest_wait([], [(2.0, 12.0)], until=9.0) == 0.0
+    assert longest_wait([1.0, 8.0], [], until=9.0) == 0.0
+    assert longest_wait([3.0, 3.5, 8.0], [(2.0, 3.2)], until=9.0) == 4.5

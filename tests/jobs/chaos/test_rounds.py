@@ -35,6 +35,7 @@ def test_a_round(known: tuple[str, int, int], tmp_path: Path, request: pytest.Fi
     server = request.getfixturevalue("durable") if known[0] == POSTGRESQL else None
     report = asyncio.run(run(chosen(*known), server, start=fork, root=tmp_path))
     assert report.wrong == [], report
+    assert not report.clock_missed
     assert report.verdict is not None
     assert report.verdict.lost == 0
     assert report.verdict.answered == report.round.total
