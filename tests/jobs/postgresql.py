@@ -76,7 +76,7 @@ def cluster(settings: tuple[str, ...] = FAST) -> Iterator[Cluster]:
         if os.environ.get("CI"):
             pytest.fail(lacking)
         pytest.skip(lacking)
-    user = _user()
+    user = server_user()
     # The path of a socket must be short.
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
     try:
@@ -101,8 +101,8 @@ def binaries() -> Path | None:
     return versions[-1].parent if versions else None
 
 
-def _user() -> str | None:
-    """It refuses to run as root."""
+def server_user() -> str | None:
+    """Who runs what refuses to run as root; None for who runs the tests."""
     if os.geteuid():
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}

@@ -92,7 +92,7 @@ from .model import (
 from .outbox import Message, Taken
 from .settings import StoreSettings
 from .states import OPEN, STOPPING, TERMINAL, JobState
-from .store import JobStore, opened
+from .store import JobStore, looked_at, opened
 from .workers import Worker
 
 __all__ = [
@@ -151,5 +151,6 @@ __all__ = [
     "Worker",
     "WrongState",
     "item_result",
+    "looked_at",
     "opened",
 ]

@@ -13,6 +13,7 @@ import heapq
 from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import cache
+from math import isqrt
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, exists, func, insert, or_, select, update
@@ -31,6 +32,8 @@ from .tables import chunk, job, retry
 
 _CANDIDATES = 256
 """How many jobs are looked at for one claim."""
+_APART = 256
+"""A chunk of up to so many items is split into single ones at once."""
 
 _KINDS: tuple[tuple[Collection[JobState], ColumnElement[bool]], ...] = (
     ((JobState.QUEUED, JobState.RUNNING), chunk.c.no >= 0),
@@ -73,9 +76,9 @@ class Claims:
         """At most `want` chunks, each for `lease` seconds; fair between owners, then between jobs of one owner.
 
         Of chunks that a lost worker had, items that were intended become `unknown`; a chunk with which too many were
-        lost is split into single items, and such an item becomes an error, `worker_lost`. One for which one more lost
-        worker is too many is a suspect, of which a worker has one at a time. It is given up only if its worker is lost
-        after `blame`: else the innocent would be judged along with the guilty.
+        lost is split, in the end into single items, and such an item becomes an error, `worker_lost`. One for which one
+        more lost worker is too many is a suspect, of which a worker has one at a time. It is given up only if its
+        worker is lost after `blame`: else the innocent would be judged along with the guilty.
         """
 
         async def work(connection: AsyncConnection, now: float) -> tuple[list[Claim], list[str]]:
@@ -305,20 +308,22 @@ class _Claiming:
         return False
 
     async def _split(self, row: Row[Any], left: Sequence[int]) -> Row[Any]:
-        """Each item that is left becomes a chunk of its own; the row of the old one, which has only the others."""
+        """What is left becomes chunks of their own, in the end of single items; the row of the old one, which has only
+        the others."""
         # Of two workers that split chunks of one job at once, the second sees which numbers the first took; and the end
         # of the job, if that has begun meanwhile, sees all of them.
         await locked(self._connection, row.job)
         last = select(func.max(chunk.c.no)).where(chunk.c.job == row.job)
         first_no = (await self._connection.execute(last)).scalar_one() + 1
         kept = {name: getattr(row, name) for name in ("job", "owner", "input_no", "blob", "blob_start", "blob_length")}
-        children = [
-            FRESH
-            | kept
-            | {"no": no, "first_seq": seq, "span": 1, "n": 1, "due_at": self._now}
-            | {"input_skip": row.input_skip + seq - row.first_seq}
-            for no, seq in enumerate(left, first_no)
-        ]
+        parts = {no: part for no, part in enumerate(_parts(row.span, left), first_no)}
+        children = []
+        for no, part in parts.items():
+            span = part[-1] - part[0] + 1
+            child = {"no": no, "first_seq": part[0], "span": span, "n": len(part), "due_at": self._now}
+            # Who claims one with items that have results has to look for them, as in one that somebody had before.
+            child |= {"epoch": 0 if span == len(part) else row.epoch}
+            children.append(FRESH | kept | child | {"input_skip": row.input_skip + part[0] - row.first_seq})
         await self._connection.execute(insert(chunk), children)
         of_chunk = (chunk.c.job == row.job) & (chunk.c.no == row.no)
         await self._connection.execute(update(chunk).where(of_chunk).values(n=row.n - len(left), lost=0))
@@ -330,14 +335,17 @@ class _Claiming:
                 select(retry.c.seq).where(retry.c.job == row.job, retry.c.seq.in_(left))
             )
         }
-        ours = [child for child in children if child["first_seq"] in parked]
-        if ours:
+        if parked:
+            to = {seq: no for no, part in parts.items() for seq in part if seq in parked}
             await self._connection.execute(
                 moved.values(chunk=bindparam("to_chunk")),
-                [{"of_seq": child["first_seq"], "to_chunk": child["no"]} for child in ours],
+                [{"of_seq": seq, "to_chunk": no} for seq, no in to.items()],
             )
-            await self._connection.execute(counted.values(parked_n=1), [{"of_no": child["no"]} for child in ours])
-            left_over = chunk.c.parked_n - len(ours)  # those that end `unknown` in their second attempt
+            await self._connection.execute(
+                counted.values(parked_n=bindparam("to_parked")),
+                [{"of_no": no, "to_parked": n} for no, n in Counter(to.values()).items()],
+            )
+            left_over = chunk.c.parked_n - len(to)  # those that end `unknown` in their second attempt
             await self._connection.execute(update(chunk).where(of_chunk).values(parked_n=left_over))
         return (await self._connection.execute(select(chunk).where(of_chunk))).one()
 
@@ -407,6 +415,13 @@ def shares(jobs: Collection[Candidate], held: dict[tuple[str, str], int], want: 
         heapq.heapreplace(queues[owner], (priority, of_job + 1, job_id))
         heapq.heappush(turns, (n + 1, queues[owner][0][2], owner))
     return taken
+
+
+def _parts(span: int, left: Sequence[int]) -> list[Sequence[int]]:
+    """How a chunk is split that workers are lost with: into single items, but for a large one. Each part of that has to
+    be read along with all the others, if its items wait for each other: so it comes to single ones in two steps."""
+    size = 1 if span <= _APART else isqrt(len(left))
+    return [left[start : start + size] for start in range(0, len(left), size)]
 
 
 def _last_chance(limit: int) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
@@ -23,6 +23,9 @@ from .errors import StoreBusy, StoreUnreachable
 from .faults import AGAIN, sqlstate, translated
 from .settings import StoreSettings
 from .trips import connected
+
+if TYPE_CHECKING:
+    import asyncpg
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection, float], Awaitable[T]]
@@ -57,12 +60,12 @@ class Database:
             self._reader = _sqlite(settings, connections=settings.connections, reads=True)
         else:
             self._writer = create_async_engine(
-                settings.driver_url,
+                "postgresql+asyncpg://",
                 pool_size=settings.connections,
                 max_overflow=0,
                 pool_timeout=settings.wait,
                 pool_pre_ping=True,
-                connect_args={"timeout": settings.wait},
+                connect_args={"async_creator_fn": partial(dial, settings), **_preparing(settings)},
             )
             # Over the same connections. What one reads in several steps must fit together.
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
@@ -89,11 +92,18 @@ class Database:
 
     async def write(self, work: Work[T]) -> T:
         """What `work` returns, once it is committed. Raises `StoreError`."""
-        return await self._waited_for(self._write, work)
+        return await self._waited_for(partial(self._write, work))
 
     async def read(self, work: Work[T]) -> T:
         """What `work` returns, all of it as it was at one moment. Raises `StoreError`."""
-        return await self._waited_for(self._read, work)
+        return await self._waited_for(partial(self._read, work))
+
+    async def shrink(self, pages: int) -> bool:
+        """Gives the disk back so many pages of a file, if they are free; whether there are more. Raises `StoreError`.
+
+        A server does so by itself.
+        """
+        return self.is_sqlite and await self._waited_for(partial(self._shrink, pages))
 
     async def aclose(self) -> None:
         self._is_closed = True
@@ -107,12 +117,12 @@ class Database:
             await connection.exec_driver_sql("PRAGMA auto_vacuum = INCREMENTAL")  # counts only for a file that is new
             await connection.exec_driver_sql("PRAGMA journal_mode = WAL")
 
-    async def _waited_for(self, run: Callable[[Work[T], Turn], Coroutine[Any, Any, T]], work: Work[T]) -> T:
+    async def _waited_for(self, run: Callable[[Turn], Coroutine[Any, Any, T]]) -> T:
         if self._is_closed:
             # Else the driver would connect anew, and nobody would end that.
             raise StoreUnreachable("The store is closed in this process.")
         turn = Turn()
-        task = asyncio.get_running_loop().create_task(run(work, turn))
+        task = asyncio.get_running_loop().create_task(run(turn))
         self._running.add(task)
         task.add_done_callback(self._ended)
         try:
@@ -131,7 +141,8 @@ class Database:
     async def _write(self, work: Work[T], turn: Turn) -> T:
         with translated(of_server=not self.is_sqlite):
             if self.is_sqlite:
-                return await self._in_turn(work, turn)
+                # A transaction that reads first and asks for the lock later would fail at once, whatever the timeout.
+                return await self._in_turn(turn, partial(self._between, "BEGIN IMMEDIATE", work))
             turn.begun = True
             for _ in range(_TRIES - 1):
                 try:
@@ -141,7 +152,11 @@ class Database:
                         raise
             return await self._whole(work)
 
-    async def _in_turn(self, work: Work[T], turn: Turn) -> T:
+    async def _shrink(self, pages: int, turn: Turn) -> bool:
+        with translated():
+            return await self._in_turn(turn, partial(_shrunk, pages))
+
+    async def _in_turn(self, turn: Turn, what: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         try:
             async with asyncio.timeout(self.settings.wait * 2):
                 await self._turn.acquire()
@@ -150,28 +165,37 @@ class Database:
         try:
             turn.begun = True
             async with self._writer.connect() as connection:
-                # A transaction that reads first and asks for the lock later would fail at once, whatever the timeout.
-                return await _between(connection, "BEGIN IMMEDIATE", self._started(connection, work))
+                return await what(connection)
         finally:
             self._turn.release()
 
     async def _whole(self, work: Work[T]) -> T:
         async with self._writer.begin() as connection:
-            return await self._started(connection, work)()
+            return await self._started(work, connection)
 
     async def _read(self, work: Work[T], turn: Turn) -> T:
         turn.begun = True
         with translated(of_server=not self.is_sqlite):
             async with self._reader.connect() as connection:
                 if self.is_sqlite:
-                    return await _between(connection, "BEGIN", self._started(connection, work))
-                return await self._started(connection, work)()
+                    return await self._between("BEGIN", work, connection)
+                return await self._started(work, connection)
 
-    def _started(self, connection: AsyncConnection, work: Work[T]) -> Callable[[], Awaitable[T]]:
-        async def started() -> T:
-            return await work(connection, await self._clock.start(connection, self.settings))
+    async def _started(self, work: Work[T], connection: AsyncConnection) -> T:
+        return await work(connection, await self._clock.start(connection, self.settings))
 
-        return started
+    async def _between(self, begin: str, work: Work[T], connection: AsyncConnection) -> T:
+        await connection.exec_driver_sql(begin)
+        try:
+            value = await self._started(work, connection)
+            await connection.exec_driver_sql("COMMIT")
+        except BaseException:
+            try:
+                await connection.exec_driver_sql("ROLLBACK")
+            except DBAPIError:
+                pass  # after some errors, such as a full disk, SQLite has done so itself
+            raise
+        return value
 
 
 async def _ended(task: asyncio.Task[Any]) -> None:
@@ -183,24 +207,42 @@ async def _ended(task: asyncio.Task[Any]) -> None:
             pass
 
 
-async def _between(connection: AsyncConnection, begin: str, work: Callable[[], Awaitable[T]]) -> T:
-    await connection.exec_driver_sql(begin)
-    try:
-        value = await work()
-        await connection.exec_driver_sql("COMMIT")
-    except BaseException:
-        try:
-            await connection.exec_driver_sql("ROLLBACK")
-        except DBAPIError:
-            pass  # after some errors, such as a full disk, SQLite has done so itself
-        raise
-    return value
+async def _shrunk(pages: int, connection: AsyncConnection) -> bool:
+    free = await _free_pages(connection)
+    if not free:
+        return False
+    # Each step of the statement frees a page, and has no row: of the driver only scripts go on to the end of it.
+    raw = await connection.get_raw_connection()
+    assert raw.driver_connection is not None
+    await raw.driver_connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+    return 0 < await _free_pages(connection) < free  # of a file that somebody made anew in another mode, nothing is
+
+
+async def _free_pages(connection: AsyncConnection) -> int:
+    return int((await connection.exec_driver_sql("PRAGMA freelist_count")).scalar_one())
+
+
+async def dial(settings: StoreSettings) -> asyncpg.Connection:
+    """A connection to PostgreSQL. The driver reads the URL, not SQLAlchemy, which knows fewer of the options that are
+    usual there."""
+    import asyncpg
+
+    cached = {"statement_cache_size": 0} if settings.pooler else {}
+    return await asyncpg.connect(settings.server, timeout=settings.wait, **cached)
+
+
+def _preparing(settings: StoreSettings) -> dict[str, Any]:
+    """Behind a pooler the next transaction may have another server, which knows nothing of the statements that were
+    prepared for this one; and of those of others it knows the names. So they get none."""
+    if not settings.pooler:
+        return {}
+    return {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
 
 
 def _sqlite(settings: StoreSettings, *, connections: int, reads: bool) -> AsyncEngine:
     # Left to itself, the driver begins transactions where it sees fit: here every one is spelled out.
     engine = create_async_engine(
-        settings.driver_url,
+        f"sqlite+aiosqlite:///{settings.file}",
         async_creator=partial(connected, settings.file),
         isolation_level="AUTOCOMMIT",
         pool_size=connections,

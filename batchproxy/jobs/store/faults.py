@@ -25,6 +25,7 @@ _READ_ONLY = "The store may not be written; check the owner and the mode of its 
 _CORRUPT = "The store is not a database, or it is damaged; restore a copy: nothing was changed or made anew."
 _MISSING = "The store's folder is not there, or may not be entered; make it, and give it to the user of this process."
 _UNREACHABLE = "The store cannot be reached or read now."
+_POOLER = "The store is behind a pooler that gives out connections for one transaction; set `pooler`."
 
 # The lowest byte is the primary code (https://sqlite.org/rescode.html).
 _SQLITE: Mapping[int, tuple[type[StoreError], str]] = {
@@ -50,12 +51,15 @@ _POSTGRESQL: Mapping[str, tuple[type[StoreError], str]] = {
     "25P04": (StoreUnreachable, _UNREACHABLE),
     "53100": (StoreFull, _FULL),
     "53": (StoreUnreachable, _UNREACHABLE),
+    "26000": (StoreUnreachable, _POOLER),  # a prepared statement is not there, for it is on another server
+    "42P05": (StoreUnreachable, _POOLER),  # one of somebody else has its name
     "25006": (StoreReadOnly, _READ_ONLY),
     "42501": (StoreReadOnly, "The user of the database may not do this; give it the rights on the store's tables."),
     "XX": (StoreCorrupt, _CORRUPT),
     "08": (StoreUnreachable, _UNREACHABLE),
     "57": (StoreUnreachable, _UNREACHABLE),
     "28": (StoreUnreachable, "The database does not let this user in; check name, password and host in the URL."),
+    "42704": (StoreMissing, "The URL has an option that neither the driver nor the server knows; correct the URL."),
     "3D": (StoreMissing, "There is no such database; make it, or correct the URL."),
 }
 AGAIN = frozenset({"40001", "40P01"})

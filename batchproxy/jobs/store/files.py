@@ -20,12 +20,13 @@ from .ending import held
 from .errors import JobsError, LeaseLost, NotFound
 from .ids import new_id
 from .model import Lease
+from .pulse import Pulse
 from .quotas import check_stored_bytes, lock_owner
 from .tables import file
 
 _NAME = "content"
 _NOTED_EVERY = 8 * 1024 * 1024
-"""After how many bytes an upload says that it lives, and is held against the quota."""
+"""After how many bytes an upload is held against the quota."""
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +148,7 @@ class Upload:
         self._writer = blobs.writer(self._place, _NAME)
         self._noted = 0
         self._is_open = False
+        self._pulse = Pulse(database.settings.submit / 3, lambda: database.write(self._live))
 
     async def __aenter__(self) -> Upload:
         self._is_open = True
@@ -155,13 +157,17 @@ class Upload:
         except BaseException:
             await self._abort()
             raise
+        self._pulse.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._is_open:
-            await self._abort()
+        try:
+            await self._pulse.stop()
+        finally:
+            if self._is_open:
+                await self._abort()
 
     async def write(self, data: bytes) -> None:
         """Raises `QuotaExceeded` and `StoreError`."""
@@ -206,14 +212,15 @@ class Upload:
         settings = self._database.settings
         if settings.stored_bytes is not None:
             await lock_owner(connection, self._owner)
-        kept = await connection.execute(
-            update(file)
-            .where(file.c.id == self._row_id, file.c.gone.is_(False))
-            .values(bytes=self.size, expires_at=now + settings.submit)
-        )
-        if kept.rowcount == 0:
+        if not await self._live(connection, now, bytes=self.size):
             raise LeaseLost("The upload paused for too long, and was taken away.")
         await check_stored_bytes(connection, settings, self._owner, 0)
+
+    async def _live(self, connection: AsyncConnection, now: float, **values: Any) -> bool:
+        """Whether the upload is still there."""
+        alive = (file.c.id == self._row_id, file.c.gone.is_(False))
+        until = now + self._database.settings.submit
+        return bool((await connection.execute(update(file).where(*alive).values(expires_at=until, **values))).rowcount)
 
     async def _abort(self) -> None:
         self._is_open = False

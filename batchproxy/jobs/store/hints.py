@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
-from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from .database import dial
 from .settings import StoreSettings
 
 if TYPE_CHECKING:
-    import asyncpg
+    pass
 
 WORK = "work"
 OUTBOX = "outbox"
@@ -50,7 +50,10 @@ class Hint:
 
 
 class Hints:
-    """Inside a process by a call; between processes by LISTEN and NOTIFY where there is PostgreSQL."""
+    """Inside a process by a call; between processes by LISTEN and NOTIFY where there is PostgreSQL.
+
+    Behind a pooler nobody listens: that would be left to a connection that serves somebody else next.
+    """
 
     def __init__(self, settings: StoreSettings) -> None:
         self._settings = settings
@@ -81,7 +84,7 @@ class Hints:
                 await connection.execute(_NOTIFY, {"channel": CHANNEL, "topic": topic})
 
     def start(self) -> None:
-        if self._settings.is_postgresql:
+        if self._settings.is_postgresql and not self._settings.pooler:
             self._listening = asyncio.get_running_loop().create_task(self._listen(), name="batchproxy hints")
 
     async def aclose(self) -> None:
@@ -103,9 +106,7 @@ class Hints:
             await asyncio.sleep(pause)
 
     async def _listen_once(self) -> None:
-        import asyncpg
-
-        connection: asyncpg.Connection = await asyncpg.connect(**_arguments(self._settings))
+        connection = await dial(self._settings)
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: lost.set())
@@ -116,11 +117,3 @@ class Hints:
 
     def _heard(self, connection: Any, pid: int, channel: str, topic: str) -> None:
         self.give(topic)
-
-
-def _arguments(settings: StoreSettings) -> dict[str, Any]:
-    """Those with which SQLAlchemy connects, without the ones that it takes for itself."""
-    url = make_url(settings.driver_url)
-    _, arguments = url.get_dialect()().create_connect_args(url)
-    own = ("prepared_statement_cache_size", "prepared_statement_name_func")
-    return {name: value for name, value in arguments.items() if name not in own} | {"timeout": settings.wait}

@@ -7,6 +7,7 @@ and what is being read from a blob comes to its end.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -26,6 +27,11 @@ from .tables import chunk, chunk_input, file, intent, job, outbox, result, retry
 _ROWS = 1000
 """How many results are removed in one transaction."""
 _JOBS = 50
+"""How many jobs or files are looked for at once."""
+_LONGEST = 10.0
+"""For how many seconds a sweep goes on to remove what there is."""
+_PAGES = 250
+"""How many pages of a file are given back in one transaction."""
 _WORKER_FORGOTTEN = 10
 """After how many leases without a beat a worker is forgotten."""
 
@@ -71,19 +77,34 @@ class Retention:
         await self._database.write(work)
 
     async def sweep(self) -> Swept:
-        """One round of all that has to be done from time to time, by any number of processes. Takes a bounded time."""
-        purged = await self._database.write(self._purge)
-        to_clear = await self._database.read(self._to_clear)
-        for job_id in to_clear:
-            await clear(self._database, self._blobs, job_id)
-        files = await self._database.write(self._expired_files)
-        for place in files:
-            await clear_file(self._database, self._blobs, place)
+        """All that has to be done from time to time, by any number of processes. Takes a bounded time: what there is to
+        be removed beyond that is left to the next one."""
         advanced = await self._database.write(self._advance)
         forgotten = await self._database.write(self._forget)
         await self._database.write(self._correct_leases)
-        self._hints.give(*purged)
-        return Swept(len(purged), len(to_clear), len(files), advanced, forgotten)
+        swept = Swept(advanced=advanced, forgotten=forgotten)
+        loop = asyncio.get_running_loop()
+        until, is_more = loop.time() + _LONGEST, True
+        while is_more:
+            purged = await self._database.write(self._purge)
+            self._hints.give(*purged)
+            cleared = await self._database.read(self._to_clear)
+            for job_id in cleared:
+                await clear(self._database, self._blobs, job_id)
+            files = await self._database.write(self._expired_files)
+            for place in files:
+                await clear_file(self._database, self._blobs, place)
+            swept = msgspec.structs.replace(
+                swept,
+                purged=swept.purged + len(purged),
+                cleared=swept.cleared + len(cleared),
+                files=swept.files + len(files),
+            )
+            is_more = max(len(purged), len(cleared), len(files)) == _JOBS and loop.time() < until
+        # At least once, or a store in which there is always something to be removed would never get smaller.
+        while await self._database.shrink(_PAGES) and loop.time() < until:
+            pass
+        return swept
 
     async def _purge(self, connection: AsyncConnection, now: float) -> list[str]:
         """Takes away jobs whose time is over, and submissions that are dead; forgets the oldest tombstones."""
@@ -187,9 +208,6 @@ async def _empty(database: Database, blobs: BlobStore, job_id: str) -> None:
     async def work(connection: AsyncConnection, now: float) -> None:
         for table in (chunk_input, chunk, retry, intent):
             await connection.execute(delete(table).where(table.c.job == job_id))
-        if database.is_sqlite:
-            # What is free goes back to the disk, a bit at a time.
-            await connection.exec_driver_sql("PRAGMA incremental_vacuum(1000)")
 
     await database.write(work)
 

@@ -12,6 +12,8 @@ from ...engine.errors import SettingError
 from ...engine.settings import Bytes, KiB, MiB, Seconds, Settings, count, optional_count, seconds
 
 _POSTGRESQL = re.compile(r"postgres(?:ql)?(?:\+asyncpg)?://")
+_HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[^]\[:,/?#@]*)(?::[0-9]{1,5})?"
+_SERVER = re.compile(rf"[a-z+]+://(?:[^/?#]*@)?{_HOST}(?:,{_HOST})*(?:/[^?#]*)?(?:\?[^#]*)?")
 _DAY = 86400.0
 _S3 = "s3://"
 _BUCKET = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9])((?:/[A-Za-z0-9_=.-]+)*)/?")
@@ -35,10 +37,12 @@ class StoreSettings(Settings):
     database itself with PostgreSQL, and a folder beside the file with SQLite. `blobs_endpoint` is the URL of a server
     that speaks as S3 does, and `blobs_region` its region; what is None is taken from the environment
     (`AWS_ENDPOINT_URL`, `AWS_REGION`), as credentials always are. `wait` is how long a transaction waits for others.
+    With `pooler` the URL leads to a pooler that gives out connections for one transaction, such as PgBouncer.
 
     `lease` is how long work belongs to a worker that says nothing. `lost` is with how many lost workers a chunk is
-    split, and a single item given up. `submit` is how long a submission may pause before it is taken for dead.
-    `inline_bytes` is the largest content that lies in the row itself.
+    split, and a single item given up. `submit` is how long a submission or an upload says nothing before it is taken
+    for dead: as long as its process lives, it does, however slowly anything comes. `inline_bytes` is the largest
+    content that lies in the row itself.
     """
 
     url: str
@@ -46,11 +50,12 @@ class StoreSettings(Settings):
     blobs: str | None = None
     blobs_endpoint: str | None = None
     blobs_region: str | None = None
+    pooler: bool = False
     connections: int = count(8)
     wait: Seconds = seconds(5)
     lease: Seconds = seconds(30)
     lost: int = count(3)
-    submit: Seconds = seconds(120)
+    submit: Seconds = seconds(30)
     keep: Seconds = seconds(_DAY)
     tombstones: Seconds = seconds(7 * _DAY)
     chunk_items: int = count(100)
@@ -63,12 +68,20 @@ class StoreSettings(Settings):
         super().__post_init__()
         if not isinstance(self.url, str) or not (self.is_postgresql or self.url.startswith("sqlite:///")):
             raise SettingError("url", self.url, "expected sqlite:///path/to/file or postgresql://user@host/database")
+        if self.is_postgresql and not _SERVER.fullmatch(self.url):
+            # What stands there may be a password.
+            expected = "expected postgresql://user@host:port/database, with what is special percent-encoded"
+            raise SettingError("url", "postgresql://…", expected)
         if not self.is_postgresql and not self.url.removeprefix("sqlite:///"):
             raise SettingError("url", self.url, "expected the path of a file: jobs in memory would not be durable")
         if not self.is_postgresql and "?" in self.url:
             raise SettingError("url", self.url, "expected the path of a file, without ? and options")
         if not self.is_postgresql and self.hosts > 1:
             raise SettingError("hosts", self.hosts, "SQLite serves one machine only; use postgresql:// for several")
+        if not isinstance(self.pooler, bool):
+            raise SettingError("pooler", self.pooler, "expected true or false")
+        if self.pooler and not self.is_postgresql:
+            raise SettingError("pooler", self.pooler, "expected `url` to be postgresql://… along with it")
         self._check_blobs()
 
     def _check_blobs(self) -> None:
@@ -102,11 +115,9 @@ class StoreSettings(Settings):
         return Path(self.url.removeprefix("sqlite:///")).absolute()
 
     @property
-    def driver_url(self) -> str:
-        """The URL with the asynchronous driver in it."""
-        if self.is_postgresql:
-            return _POSTGRESQL.sub("postgresql+asyncpg://", self.url, count=1)
-        return f"sqlite+aiosqlite:///{self.file}"
+    def server(self) -> str:
+        """The URL of a PostgreSQL as libpq reads it: of several hosts, too, and with options such as `sslmode`."""
+        return _POSTGRESQL.sub("postgresql://", self.url, count=1)
 
     @property
     def statement_time(self) -> float:

@@ -6,7 +6,8 @@
                     └─▶ failed          └─▶ cancelling ──────▶ cancelled
 
 A job that is `storing` is seen by nobody but the submission that fills it. A deadline leads from every open state to
-`finalizing`; a cancellation from every one before it to `cancelling`. Terminal states never change again.
+`finalizing`; a cancellation from every one before it to `cancelling`. From both of them a job is `failed` if its end
+cannot be made. Terminal states never change again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLING, JobState.FINALIZING}),
     JobState.RUNNING: frozenset({JobState.CANCELLING, JobState.FINALIZING}),
     JobState.FINALIZING: frozenset({JobState.COMPLETED, JobState.EXPIRED, JobState.FAILED}),
-    JobState.CANCELLING: frozenset({JobState.CANCELLED}),
+    JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.FAILED}),
     JobState.COMPLETED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.EXPIRED: frozenset(),

@@ -29,7 +29,7 @@ from .points import Passing, unnoticed
 from .reading import Jobs
 from .results import Results
 from .retention import Retention
-from .schema import migrate
+from .schema import migrate, pending
 from .settings import StoreSettings
 from .submission import Submission
 from .validating import Validation
@@ -127,6 +127,22 @@ async def opened(
         yield JobStore(database, place, hints, passing)
     finally:
         await hints.aclose()
+        await database.aclose()
+
+
+async def looked_at(settings: StoreSettings) -> str | None:
+    """What `opened` would do at first, in words; None for nothing. It only looks.
+
+    Raises `SettingError` and `StoreError`.
+    """
+    if not settings.is_postgresql:
+        check_place(settings.file)
+        if not settings.file.exists():
+            return "its file will be made at the start"
+    database = Database(settings, Clock())
+    try:
+        return await pending(database)
+    finally:
         await database.aclose()
 
 

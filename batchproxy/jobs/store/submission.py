@@ -23,6 +23,7 @@ from .hints import WORK, Hints
 from .ids import new_id
 from .model import Kind, NewJob, Submitted
 from .points import Passing
+from .pulse import Pulse
 from .quotas import check_open_jobs, check_stored_bytes, lock_owner
 from .reading import found
 from .states import JobState
@@ -47,6 +48,7 @@ class Submission:
         self._passing = passing
         self._there: Row[Any] | None = None
         self._is_open = self._may_be_committed = False
+        self._pulse = Pulse(database.settings.submit / 3, lambda: database.write(self._live))
         self._filling = Filling(
             database,
             blobs,
@@ -67,14 +69,19 @@ class Submission:
         except BaseException:
             await self._abort()
             raise
+        if self._there is None:
+            self._pulse.start()
         self._passing("submit.begun")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._is_open:
-            await self._abort()
+        try:
+            await self._pulse.stop()
+        finally:
+            if self._is_open:
+                await self._abort()
 
     @property
     def replays(self) -> bool:
@@ -171,14 +178,15 @@ class Submission:
         settings = self._database.settings
         if settings.stored_bytes is not None:
             await lock_owner(connection, self._new.owner)
-        kept = await connection.execute(
-            update(job)
-            .where(job.c.id == self.job_id, job.c.state == JobState.STORING, job.c.gone.is_(None))
-            .values(purge_at=now + settings.submit, stored_bytes=stored)
-        )
-        if kept.rowcount == 0:
+        if not await self._live(connection, now, stored_bytes=stored):
             raise LeaseLost("The submission paused for too long, and was taken away.")
         await check_stored_bytes(connection, settings, self._new.owner, 0)
+
+    async def _live(self, connection: AsyncConnection, now: float, **values: Any) -> bool:
+        """Whether the submission is still there."""
+        alive = (job.c.id == self.job_id, job.c.state == JobState.STORING, job.c.gone.is_(None))
+        until = now + self._database.settings.submit
+        return bool((await connection.execute(update(job).where(*alive).values(purge_at=until, **values))).rowcount)
 
     async def _commit(self, connection: AsyncConnection, now: float, fingerprint: bytes) -> Submitted:
         new = self._new

@@ -26,6 +26,9 @@ from sqlalchemy import (
 PREFIX = "batchproxy_"
 """A database may be shared with others."""
 
+VERSION_TABLE = f"{PREFIX}schema"
+"""Holds the version of the schema, and is none of `metadata`."""
+
 metadata = MetaData(
     naming_convention={"pk": "%(table_name)s_pk", "ix": "%(table_name)s_%(column_0_N_name)s", "uq": "%(table_name)s_uq"}
 )

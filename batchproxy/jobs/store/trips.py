@@ -3,13 +3,17 @@
 The driver makes four of them, for a cursor, the statement, its rows, and the end of the cursor. Measured, a trip takes
 longer than most statements of ours: what passes between two threads has to wait for the interpreter's lock twice.
 
+The one way of the driver that makes a single trip gives nothing but rows: it executes a statement on the connection in
+the thread, and fetches all from what that returns. So that connection is one of ours, and returns all that there is to
+know. Should a driver do it otherwise, its own way is taken: slower, but right.
+
 Knows: the driver, and what SQLAlchemy asks of it. Must not know: transactions, tables.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,13 +27,35 @@ class _Answer(NamedTuple):
     lastrowid: int | None
     rows: list[Any]
 
+    def fetchall(self) -> _Answer:
+        return self
+
+
+class _Many(NamedTuple):
+    """Parameters with which a statement is executed once each."""
+
+    parameters: Iterable[Sequence[Any]]
+
+
+class _Connection(sqlite3.Connection):
+    """Whose statements are over as soon as they have run."""
+
+    def execute(self, sql: str, parameters: Any = ()) -> _Answer:  # type: ignore[override]
+        many = isinstance(parameters, _Many)
+        cursor = super().executemany(sql, parameters.parameters) if many else super().execute(sql, parameters)
+        try:
+            rows = cursor.fetchall() if cursor.description else []
+            return _Answer(cursor.description, cursor.rowcount, cursor.lastrowid, rows)
+        finally:
+            cursor.close()
+
 
 class Cursor:
     """Has all rows as soon as its statement has run, and holds nothing in the thread."""
 
     __slots__ = ("_answer", "_connection", "arraysize")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
         self._answer = _Answer(None, -1, None, [])
         self.arraysize = 1
@@ -50,11 +76,11 @@ class Cursor:
         return self._answer.lastrowid
 
     async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Cursor:
-        self._answer = await self._connection.run(_executed, sql, parameters)
+        self._answer = await self._connection.execute_fetchall(sql, parameters)  # type: ignore[assignment]
         return self
 
     async def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> Cursor:
-        self._answer = await self._connection.run(_executed_many, sql, parameters)
+        self._answer = await self._connection.execute_fetchall(sql, _Many(parameters))  # type: ignore[assignment]
         return self
 
     async def fetchall(self) -> list[Any]:
@@ -64,36 +90,13 @@ class Cursor:
         """It is closed."""
 
 
-class Connection(aiosqlite.Connection):
-    def cursor(self) -> Cursor:  # type: ignore[override]
-        return Cursor(self)
-
-    async def run(self, what: Callable[..., _Answer], *arguments: Any) -> _Answer:
-        """What it returns, called in the thread."""
-        answer: _Answer = await self._execute(what, self._conn, *arguments)  # type: ignore[no-untyped-call]
-        return answer
-
-
-async def connected(file: Path) -> Connection:
+async def connected(file: Path) -> aiosqlite.Connection:
     """A connection with a thread of its own, which does not keep the process from ending."""
-    connection = Connection(partial(sqlite3.connect, file, check_same_thread=False), 64)
-    connection._thread.daemon = True
+    connection = aiosqlite.connect(file, factory=_Connection, check_same_thread=False)
+    thread = getattr(connection, "_thread", None)
+    if thread is not None:
+        thread.daemon = True
     await connection
+    if isinstance(await connection.execute_fetchall("SELECT 1"), _Answer):
+        connection.cursor = partial(Cursor, connection)  # type: ignore[assignment,method-assign]
     return connection
-
-
-def _executed(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> _Answer:
-    cursor = connection.execute(sql, parameters)
-    try:
-        rows = cursor.fetchall() if cursor.description else []
-        return _Answer(cursor.description, cursor.rowcount, cursor.lastrowid, rows)
-    finally:
-        cursor.close()
-
-
-def _executed_many(connection: sqlite3.Connection, sql: str, parameters: Iterable[Sequence[Any]]) -> _Answer:
-    cursor = connection.executemany(sql, parameters)
-    try:
-        return _Answer(None, cursor.rowcount, cursor.lastrowid, [])
-    finally:
-        cursor.close()

@@ -22,7 +22,7 @@ from batchproxy.jobs.store.blobs_s3 import PART, READ
 from batchproxy.jobs.store.settings import Bucket
 from batchproxy.jobs.store.store import objects_of
 from tests.faults.memory import MiB
-from tests.proxy.on_a_loop import LOOPS, on_a_loop, run
+from tests.proxy.on_a_loop import LOOPS, PATIENCE, on_a_loop, run
 
 from ..buckets import KEY, SECRET, Buckets, buckets, objects, settings_of
 from ..place import Place, claim, complete, ok, settle, submit
@@ -43,7 +43,7 @@ async def gathered(pieces: AsyncIterator[bytes]) -> bytes:
 
 
 async def come_true(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.01)
 

@@ -227,6 +227,44 @@ async def test_an_item_that_kills_workers_ends_alone(place: Place) -> None:
 
 
 @on_a_loop
+async def test_a_large_chunk_comes_to_single_items_in_two_steps(place: Place) -> None:
+    """Each part may have to be read along with all the others: there are not as many of them as there are items.
+
+    What has a result, and what is parked, is in no other hands by that."""
+    n, poison, parked = 400, 251, 399
+    async with place.opened(chunk_items=n, inline_bytes=1024 * 1024) as store:
+        job = await submit(store, n)
+        claims = 0
+        while found := await store.claims.claim("w", 1, kinds=[Kind.ITEMS]):
+            [claimed] = found
+            claims += 1
+            assert claims < 100, "one for each item"
+            if claimed.is_suspect:
+                assert await store.claims.blame(claimed.lease)
+            items = await store.inputs.items(claimed)
+            assert items == {seq: item(seq) for seq in claimed.open_seqs}
+            if claims == 1:
+                async with store.checkpointer() as checkpointer:
+                    await checkpointer.settle(claimed.lease, *(ok(seq) for seq in range(0, n // 2, 2)))
+                    await checkpointer.park(claimed.lease, Parked(parked, 1, 0.0), Parked(1, 1, 0.0))
+            if item(poison) in items.values():
+                place.clock.now += LEASE + 1
+                continue
+            assert claimed.parked.keys() == {1, parked} & items.keys()
+            await settle(store, claimed)
+        ended = await end(store)
+        assert (ended.counts.ok, ended.counts.failed, ended.counts.parked) == (n - 1, 1, 0)
+        [failed] = (await store.results.in_order(job.id, "ann", outcomes=[Outcome.ERROR])).results
+        assert (failed.seq, failed.failure) == (poison, WORKER_LOST)
+        seen: list[int] = []
+        page = await store.results.in_completion_order(job.id, "ann")
+        while page.results:
+            seen += [each.seq for each in page.results]
+            page = await store.results.in_completion_order(job.id, "ann", after=page.cursor)
+        assert sorted(seen) == list(range(n))
+
+
+@on_a_loop
 async def test_the_innocent_are_not_given_up_with_the_guilty(place: Place) -> None:
     """Not even by workers that take all they can get, and are lost before anything that they have is done."""
     async with place.opened(chunk_items=5) as store:

@@ -29,6 +29,7 @@ from batchproxy.jobs.store import (
     StoreSettings,
     StoreUnreachable,
     errors,
+    looked_at,
 )
 from batchproxy.jobs.store.database import Work
 from batchproxy.jobs.store.places import NETWORK, check_place, file_system
@@ -53,6 +54,48 @@ def test_every_error_is_drawn() -> None:
         assert f"── {each.__name__} " in errors.__doc__ or f"── {each.__name__}\n" in errors.__doc__
         if "code" in vars(each):
             assert f" {each.code} " in errors.__doc__
+
+
+def looked(url: str) -> str | None:
+    return asyncio.run(looked_at(StoreSettings(url=url)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "sslmode=prefer",
+        "sslmode=disable&target_session_attrs=read-write",
+        "application_name=shop",
+        "sslrootcert=/etc/ssl/none&sslmode=disable",
+    ],
+)
+def test_options_of_libpq_are_taken(shared_url: str, options: str) -> None:
+    """Those with which hosters give out their URLs."""
+    assert looked(f"{shared_url}&{options}") == looked(shared_url)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "told"),
+    [
+        ("&", "&sslmode=perhaps&", StoreUnreachable, "`sslmode` parameter must be one of"),
+        ("&", "&colour=red&", StoreMissing, "an option that neither the driver nor the server knows.*colour"),
+        ("postgres@", "stranger@", StoreUnreachable, "does not let this user in"),
+        ("?", "_none?", StoreMissing, "There is no such database"),
+    ],
+)
+def test_a_wrong_url_is_told(shared_url: str, old: str, new: str, error: type[JobsError], told: str) -> None:
+    with pytest.raises(error, match=told):
+        looked((shared_url + "&application_name=x").replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["host:port/x", "host:123456/x", "u:a/b@host/x", "[::1/x", "host/x?a=b#c", "host:1,other:two/x"],
+)
+def test_what_is_no_url_is_told_without_quoting_it(url: str) -> None:
+    with pytest.raises(SettingError, match="percent-encoded") as raised:
+        StoreSettings(url=f"postgresql://{url}")
+    assert url not in str(raised.value)
 
 
 def test_every_code_is_in_the_documents() -> None:
@@ -371,7 +414,7 @@ async def test_a_server_that_is_stopped_is_waited_for(tmp_path: Path) -> None:
     """While it is away, errors say so; what was acknowledged is there after its crash, and all goes on by itself."""
     with cluster(("synchronous_commit=on",)) as server:
         place = Place(server.new_url(), tmp_path)
-        async with place.opened(wait=1) as store, store.checkpointer() as checkpointer:
+        async with place.opened() as store, store.checkpointer() as checkpointer:
             job = await submit(store, 6)
             claims = await store.claims.claim("w", 2)
             await checkpointer.settle(claims[0].lease, *(ok(seq) for seq in claims[0].open_seqs))
@@ -403,10 +446,13 @@ async def test_a_statement_ends_in_time(postgresql_place: Place) -> None:
     async def slow(connection: AsyncConnection, now: float) -> None:
         await connection.exec_driver_sql(f"SELECT pg_sleep({PATIENCE})")
 
-    async with postgresql_place.opened(lease=0.2, wait=0.1) as store:
+    async with postgresql_place.opened() as store:
+        # Each transaction is told its bounds: only these have such short ones.
+        store._database.settings = postgresql_place.settings(lease=1, wait=0.5)
         for run in (store._database.read, store._database.write):
             with pytest.raises(StoreBusy, match="timeout"):
                 await run(slow)
+        store._database.settings = postgresql_place.settings()
         await submit(store, 1)
 
 

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 from pathlib import Path
 
+import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from batchproxy.jobs.store import JobState, Limits, SchemaForeign, SchemaNewer
+from batchproxy.jobs.store import (
+    JobState,
+    Limits,
+    SchemaForeign,
+    SchemaNewer,
+    StoreReadOnly,
+    StoreSettings,
+    StoreUnreachable,
+    looked_at,
+)
 from batchproxy.jobs.store.database import Database
-from batchproxy.jobs.store.schema import MIGRATIONS, VERSION_TABLE, migrate
-from batchproxy.jobs.store.tables import PREFIX, metadata
+from batchproxy.jobs.store.schema import MIGRATIONS, migrate, newest, pending
+from batchproxy.jobs.store.tables import PREFIX, VERSION_TABLE, metadata
+from tests.programs import run as run_program
 from tests.proxy.on_a_loop import on_a_loop
 
 from ..place import Place, complete, settle, submit
@@ -44,6 +58,17 @@ down_revision = "{head}"
 def upgrade():
     for name in {tables}:
         op.add_column(name, sa.Column("later", sa.Text(), nullable=False, server_default="x"))
+"""
+
+OPENS = """
+import asyncio, sys
+from batchproxy.jobs.store import StoreSettings, opened
+
+async def main():
+    async with opened(StoreSettings(url=sys.argv[1])):
+        print("opened,", "with" if "alembic" in sys.modules else "without", "alembic")
+
+asyncio.run(main())
 """
 
 
@@ -85,6 +110,27 @@ async def test_many_may_open_a_new_store_at_once(new_place: Place) -> None:
     finally:
         for database in databases:
             await database.aclose()
+
+
+@on_a_loop
+async def test_the_newest_schema_needs_no_alembic(sqlite: Place) -> None:
+    """A start that finds it spares its import, which is a good part of the time and the memory of a start."""
+    async with sqlite.opened():
+        pass
+    told = await asyncio.to_thread(run_program, sys.executable, "-c", OPENS, sqlite.url)
+    assert told.stdout == "opened, without alembic\n"
+
+
+def test_migrations_are_named_by_their_version(tmp_path: Path) -> None:
+    """The newest is known by its name, and is what Alembic takes for the newest."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    scripts = ScriptDirectory.from_config(config)
+    assert newest([MIGRATIONS / "versions"]) == scripts.get_current_head()
+    for script in scripts.walk_revisions():
+        assert Path(script.path).name.startswith(f"v{script.revision}_")
+    (tmp_path / "v0012_more.py").touch()
+    assert newest([MIGRATIONS / "versions", tmp_path]) == "0012"
 
 
 @on_a_loop
@@ -154,6 +200,47 @@ async def test_old_processes_go_on_while_a_newer_one_migrates(new_place: Place, 
         with pytest.raises(SchemaNewer):
             async with new_place.opened():
                 pass
+
+
+@on_a_loop
+async def test_a_look_changes_nothing(new_place: Place, tmp_path: Path) -> None:
+    """It says what opening the store would do at first, and what would be wrong."""
+    settings = new_place.settings()
+    assert "will be made" in str(await looked_at(settings))
+    assert not (new_place.is_sqlite and settings.file.exists())
+    database = Database(settings, new_place.clock)
+    try:
+        await run(database, "SELECT 1")  # a file without tables
+        assert await looked_at(settings) == "its tables will be made at the start"
+        await migrate(database)
+        assert await looked_at(settings) is None
+        later = tmp_path / "later"
+        later.mkdir()
+        (later / "v9999.py").write_text(LATER.format(head="0001", statement="SELECT 1"))
+        told = await pending(database, (MIGRATIONS / "versions", later))
+        assert told == "its schema 0001 will be migrated to 9999 at the start"
+        assert await looked_at(settings) is None
+        await run(database, f"UPDATE {VERSION_TABLE} SET version_num = '0777'")
+        with pytest.raises(SchemaNewer, match=r"0777.*0001"):
+            await looked_at(settings)
+    finally:
+        await database.aclose()
+
+
+@on_a_loop
+async def test_a_look_tells_who_may_not_make_tables(postgresql: Cluster) -> None:
+    """Since PostgreSQL 15 others than the owner of a database may not, unless they are given that."""
+    url = postgresql.new_url()
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("CREATE ROLE weak LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        with pytest.raises(StoreReadOnly, match="CREATE"):
+            await looked_at(StoreSettings(url=url.replace("postgres@", "weak@")))
+        with pytest.raises(StoreUnreachable, match="does not let this user in"):
+            await looked_at(StoreSettings(url=url.replace("postgres@", "nobody@")))
+    finally:
+        await connection.execute("DROP ROLE weak")
+        await connection.close()
 
 
 @on_a_loop

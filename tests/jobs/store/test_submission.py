@@ -6,6 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from batchproxy.jobs.store import (
     Job,
@@ -25,6 +27,7 @@ from batchproxy.jobs.store import (
 )
 from batchproxy.jobs.store.database import Work
 from batchproxy.jobs.store.submission import Submission
+from batchproxy.jobs.store.tables import file, job
 from batchproxy.jobs.store.validating import Validation
 from tests.proxy.on_a_loop import on_a_loop
 
@@ -153,6 +156,36 @@ async def test_a_key_is_busy_while_its_job_is_stored(place: Place) -> None:
         with pytest.raises(LeaseLost):
             await slow.commit()
         assert (await store.jobs.list("ann")).jobs == (job,)
+
+
+@on_a_loop
+async def test_who_is_slow_is_not_dead(place: Place) -> None:
+    """However long nothing comes of a submission or of an upload: their process says that it lives."""
+    async with (
+        place.opened(submit=0.1) as store,
+        store.submission(NewJob(owner="ann", idempotency_key="k")) as slow,
+        store.files.upload(owner="ann", purpose="p", filename="f") as upload,
+    ):
+        for _ in range(3):
+            place.clock.now += 0.09
+            while await store._database.read(_first_to_die) < place.clock.now + 0.09:
+                await asyncio.sleep(0.01)
+        with pytest.raises(KeyBusy):
+            await submitted(store, 1, idempotency_key="k")
+        await store.retention.sweep()
+        await slow.add(item(0))
+        assert (await slow.commit()).created
+        await upload.commit()
+        await slow._pulse.stop()
+        # It was said of what was being stored, and of nothing that is.
+        assert (await store.jobs.list("ann")).jobs[0].purge_at is None
+        assert (await store.files.list("ann")).files[0].expires_at is None
+
+
+async def _first_to_die(connection: AsyncConnection, now: float) -> float:
+    of_job = (await connection.execute(select(func.min(job.c.purge_at)))).scalar_one()
+    of_file = (await connection.execute(select(func.min(file.c.expires_at)))).scalar_one()
+    return float(min(of_job, of_file))
 
 
 @on_a_loop
