@@ -11,8 +11,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from batchproxy.jobs.store.schema import VERSION_TABLE
 from batchproxy.jobs.store.settings import Bucket
+from batchproxy.jobs.store.tables import VERSION_TABLE
 
 from .buckets import VARIABLES, Buckets, buckets
 from .place import Place

@@ -53,7 +53,8 @@ class Place:
         return self.url.startswith("sqlite")
 
     def settings(self, **changed: Any) -> StoreSettings:
-        return StoreSettings(**{"url": self.url, "lease": LEASE, "chunk_items": 3, **changed})
+        # Nobody waits for so long, but on a slow machine.
+        return StoreSettings(**{"url": self.url, "lease": LEASE, "chunk_items": 3, "wait": 60, **changed})
 
     @asynccontextmanager
     async def opened(self, passing: Passing = unnoticed, **changed: Any) -> AsyncIterator[JobStore]:

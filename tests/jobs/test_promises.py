@@ -64,7 +64,8 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "jobs/store/test_ending.py::test_a_job_of_failures_is_completed",
         "jobs/working/test_work.py::test_failures_of_items_are_results",
     ),
-    "`failed` is one that was not valid.": (
+    "`failed` is one that was not valid, or whose results were taken from the store.": (
+        "jobs/working/test_work.py::test_an_end_that_cannot_be_made",
         "jobs/store/test_submission.py::test_a_job_that_is_not_valid_fails",
         "jobs/working/test_work.py::test_a_job_is_validated_by_a_worker",
     ),

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from ...engine.model import Caller, Item, Refusal
-from ...engine.paths import canonical
+from ...engine.paths import canonical, readings
 from ...engine.policy import Judge
 from .problems import ApiError
 
@@ -31,3 +31,9 @@ def target(endpoint: str, mount: str) -> tuple[bytes, bytes]:
     read = canonical(mount + endpoint)
     assert not isinstance(read, Refusal)
     return read
+
+
+def limited_as(endpoint: str) -> str:
+    """The name by which its lines are limited: the same for all queries, and however a client spells the path."""
+    path, _ = target(endpoint, "")
+    return f"/{'/'.join(readings(path)[0])}"

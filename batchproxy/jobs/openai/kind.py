@@ -19,7 +19,7 @@ from ..resources.lines import Line, LineReader
 from ..resources.secrets import CannotOpen, Vault
 from ..store import Claim, Job, JobStore, NotFound, Outcome, QuotaExceeded
 from ..working.kinds import Failed, Finish, JobBatch, Unready, connection
-from .endpoints import target
+from .endpoints import limited_as, target
 from .inputs import Checker, LineFault, packed, packed_faults, unpacked
 from .outputs import file_id, line
 from .showing import batch_name, unpacked_options
@@ -154,6 +154,7 @@ class OpenAIKind:
             entry=self._entry(caller.root_path),
             connection=connection(caller),
             delivery=self._settings.delivery,
+            upstream=limited_as(job.endpoint),
         )
 
     def _policy(self, mount: str) -> Policy:
@@ -186,6 +187,10 @@ class OpenAIKind:
                 message = f"There is no room for the files of {batch_name(job.id)}: {error}"
                 raise Unready(message, delay=_QUOTA_DELAY) from None
         return Finish(output_file=made[OUTPUT], error_file=made[ERROR], sheds=True)
+
+    def unfinished(self, job: Job) -> Failed:
+        message = "Results are not there any more, so that no files can be made of them."
+        return Failed(error=packed_faults([LineFault("contents_gone", message)]))
 
 
 class _InputGone(Exception):

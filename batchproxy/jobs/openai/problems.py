@@ -10,6 +10,7 @@ from typing import ClassVar
 import msgspec
 
 from ...engine.errors import BatchError
+from ..resources.problems import BadQuery
 
 
 class ApiError(BatchError):
@@ -43,6 +44,6 @@ def error_object(error: BatchError) -> bytes:
         kind = "rate_limit_error"
     elif error.status >= 500:
         kind = "server_error"
-    param = error.param if isinstance(error, ApiError) else None
+    param = error.param if isinstance(error, ApiError | BadQuery) else None
     about = {"message": error.detail, "type": kind, "param": param, "code": error.code}
     return msgspec.json.encode({"error": about})

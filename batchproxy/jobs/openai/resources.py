@@ -21,9 +21,9 @@ from ..resources.lines import Body
 from ..resources.principal import Owners
 from ..resources.problems import NoPrincipal, WrongMethod, told
 from ..resources.secrets import Vault
-from ..resources.streaming import Stream
+from ..resources.streaming import Stream, cut_off
 from ..resources.wishes import Query, idempotency_key
-from ..store import File, Job, JobsError, JobStore, NewJob, NotFound
+from ..store import File, Job, JobStore, NewJob, NotFound
 from .creating import NewBatch, new_batch
 from .endpoints import check
 from .kind import PURPOSE, kind_name
@@ -134,8 +134,8 @@ class OpenAIResources:
             raise NoSuchObject("There is no such path.")
         method = "GET" if asked.is_head else asked.scope["method"]
         if method not in methods:
-            allow = ((b"allow", ", ".join(methods).encode("ascii")),)
-            raise WrongMethod(f"Allowed here: {', '.join(methods)}.", headers=allow)
+            allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
+            raise WrongMethod(f"Allowed here: {allowed}.", headers=((b"allow", allowed.encode("ascii")),))
         asked.owner = await self._owner(asked.scope)
         await methods[method](asked)
 
@@ -191,12 +191,9 @@ class OpenAIResources:
         first = await anext(pieces, b"")
         await stream.begin(b"application/octet-stream", headers)
         await stream.write(first)
-        try:
+        with cut_off():
             async for piece in pieces:
                 await stream.write(piece)
-        except JobsError:
-            # It is being removed. The connection ends too early for the length, so that nobody takes it for the whole.
-            raise request.Disconnected from None
         await stream.end()
 
     async def _delete_file(self, asked: _Asked) -> None:

@@ -5,14 +5,15 @@ Knows: what a caller may ask for, and which ends are told. Must not know: HTTP, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from ...engine.model import Callback, Options
 from ..store import Job, JobState, Message
-from ..webhooks import WebhookRefused, WebhookSettings, checked, message_for
+from ..webhooks import Undelivered, WebhookRefused, WebhookSettings, checked, message_for
 from .problems import Unprocessable
+from .secrets import CannotOpen, Vault
 
 _PLACE = "/options/callback"
 _NAME = "callback"
@@ -36,6 +37,27 @@ def accepted(options: Options, settings: WebhookSettings | None) -> Options:
     except WebhookRefused as refused:
         raise Unprocessable(str(refused), code=refused.code, pointer=f"{_PLACE}/url") from None
     return msgspec.structs.replace(options, callback=msgspec.structs.replace(callback, secret_ref=secret))
+
+
+def kept(options: Options, vault: Vault, owner: str) -> Options:
+    """As they lie in the store: what may be secret of a callback is encrypted, if there is a key."""
+    callback = options.callback
+    if callback is None:
+        return options
+    sealed = vault.sealed_url(callback.url, owner)
+    return msgspec.structs.replace(options, callback=msgspec.structs.replace(callback, url=sealed))
+
+
+def opener(vault: Vault) -> Callable[[str, str], str]:
+    """How a sender opens a URL that was encrypted."""
+
+    def opened(text: str, owner: str) -> str:
+        try:
+            return vault.opened_url(text, owner)
+        except CannotOpen as fault:
+            raise Undelivered(f"its URL cannot be opened: {fault}") from None
+
+    return opened
 
 
 def _secret(callback: Callback, settings: WebhookSettings) -> str:

@@ -21,8 +21,8 @@ _encode = msgspec.json.encode
 
 # What the engine has no failure for: code → (status, title).
 FATES: dict[str, tuple[int, str]] = {
-    Outcome.CANCELLED: (503, "The job was cancelled before the item was sent"),
-    Outcome.EXPIRED: (504, "The deadline of the job came before the item was sent"),
+    Outcome.CANCELLED: (503, "The job was cancelled before the item was answered"),
+    Outcome.EXPIRED: (504, "The deadline of the job came before the item was answered"),
     Outcome.UNKNOWN: (504, "The item may have been sent, and its worker was lost; what became of it is unknown"),
     WORKER_LOST: (500, "Each worker that sent the item was lost"),
 }

@@ -23,10 +23,10 @@ from ...engine.model import Batch, Caller, Item, Options, Refusal
 from ...engine.policy import Judge, Policy
 from ...engine.schedule import Schedule
 from ..store import JobStore, NewJob, Submitted
-from .callbacks import accepted
+from .callbacks import accepted, kept
 from .lines import Body, Line, LineReader
 from .problems import TooLargeJob
-from .secrets import Secret
+from .secrets import Secret, Vault
 from .stored import MOST_ORDERED, is_ordered, packed_item, packed_options
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Intake:
         policy: Policy,
         caller: Caller,
         secret: Secret,
+        vault: Vault,
         *,
         minimal: bool,
         endpoints: Collection[str],
@@ -90,6 +91,7 @@ class Intake:
         self._endpoint = endpoint
         self._caller = caller
         self._secret = secret
+        self._vault = vault
         self._minimal = minimal
         self._new = new
         self._guarded = guarded
@@ -191,12 +193,7 @@ class Intake:
             return await submission.commit(self._digest.digest())
 
     def _about(self, options: Options) -> NewJob:
-        longest = self._settings.deadline
-        return msgspec.structs.replace(
-            self._new,
-            options=packed_options(self._caller, options),
-            deadline=longest if options.timeout is None else min(options.timeout, longest),
-        )
+        return with_options(self._new, self._caller, kept(options, self._vault, self._new.owner))
 
     # As it comes
 
@@ -251,6 +248,12 @@ class Intake:
 
     def _refuse_waiting(self, pointer: str | None) -> None:
         raise too_large_ordered(self._endpoint.max_batch_bytes, self._settings.store.chunk_bytes, pointer=pointer)
+
+
+def with_options(new: NewJob, caller: Caller, options: Options) -> NewJob:
+    """A job with these options; it may take as long as they say, but no longer than it may without."""
+    times = [seconds for seconds in (new.deadline, options.timeout) if seconds is not None]
+    return msgspec.structs.replace(new, options=packed_options(caller, options), deadline=min(times, default=None))
 
 
 def in_one_chunk(new: NewJob, packed: Sequence[bytes], most: int) -> NewJob:

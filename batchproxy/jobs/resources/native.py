@@ -19,6 +19,7 @@ from .secrets import CannotOpen, Vault
 from .stored import unpacked_item, unpacked_options
 
 _NOT_VALID = b'{"code":"not_native","detail":"Jobs of this kind come with their items."}'
+_UNFINISHED = b'{"code":"contents_gone","detail":"Contents of the job are not there any more."}'
 
 
 def kind_name(path: str) -> str:
@@ -92,6 +93,9 @@ class NativeKind:
 
     async def finish(self, store: JobStore, claim: Claim, job: Job) -> Sequence[Message]:
         return self._messages(job, job.ending)
+
+    def unfinished(self, job: Job) -> Failed:
+        return Failed(error=_UNFINISHED, messages=self._messages(job, JobState.FAILED))
 
     def _messages(self, job: Job, end: JobState | None) -> Sequence[Message]:
         """Where nobody sends any, none is left to lie."""

@@ -32,9 +32,15 @@ class JobProblem(BatchError):
 
 
 class BadQuery(JobProblem):
+    """`param` is the parameter at fault, if it is one that is known."""
+
     status = 400
     code = "invalid_query"
     title = "The query is not valid"
+
+    def __init__(self, detail: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(detail, code=code)
+        self.param = param
 
 
 class BadKey(JobProblem):

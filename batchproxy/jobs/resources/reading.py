@@ -5,11 +5,13 @@ Knows: pages and cursors. Must not know: how an entry looks.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import msgspec
 
+from ...answer import HEARTBEAT
 from ..store import JobsError, JobStore, Outcome, Page
 from .entries import Entries
 from .names import named
@@ -76,12 +78,20 @@ async def texts(
 async def write_lines(
     stream: Stream, store: JobStore, asked: Asked, first: Page, entries: Entries, watch: Watch | None
 ) -> None:
-    """All of them; at last, if something is wrong, what that is, and the cursor that leads on."""
-    last = first
+    """All of them; at last, if something is wrong, what that is, and the cursor that leads on.
+
+    Where nothing comes for long the cursor is said again: those in between cut a connection that is silent.
+    """
+    last, loop = first, asyncio.get_running_loop()
+    spoke_at = loop.time()
     try:
         async for each, text in texts(store, asked, first, entries, watch):
             last = each
-            await stream.write(text)
+            if not text and loop.time() - spoke_at >= HEARTBEAT:
+                text = _mark(each) + b"\n"
+            if text:
+                await stream.write(text)
+                spoke_at = loop.time()
     except JobsError as error:
         problem = problem_of(error)
         about = {"code": problem.code, "detail": problem.detail}

@@ -6,8 +6,8 @@ Knows: which answer a request for results gets. Must not know: how an entry look
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
@@ -16,14 +16,14 @@ import msgspec
 from ... import answer, request
 from ...endpoint import Endpoint, Visit
 from ...engine.model import Headers
-from ..store import Job, JobsError, JobStore, Outcome
+from ..store import Job, JobStore, Outcome
 from .coding import Codings, Gzip
 from .content import Content, Contents
 from .entries import JSON, NDJSON, Entries
 from .problems import NotSatisfiable
 from .ranges import Range, asked_range
 from .reading import PAGE, Asked, page, write_lines
-from .streaming import Stream
+from .streaming import Stream, cut_off
 from .watching import Watch
 from .wishes import Query, is_known
 
@@ -193,7 +193,7 @@ class ResultsAnswer:
             _, first = await anext(pieces)
             await stream.begin(NDJSON.encode("ascii"), headers)
             await stream.write(first)
-            with _cut_off():
+            with cut_off():
                 async for _, text in pieces:
                     await stream.write(text)
         await stream.end()
@@ -222,22 +222,13 @@ class ResultsAnswer:
         async with aclosing(self._contents.pieces(content, asked, entries, mark)) as pieces:
             offset, text = await anext(pieces)
             await stream.begin(NDJSON.encode("ascii"), (*about, *headers), status=206)
-            with _cut_off():
+            with cut_off():
                 while True:
                     await stream.write(text[max(part.start - offset, 0) : part.stop - offset])
                     if offset + len(text) >= part.stop:
                         break
                     offset, text = await anext(pieces)
         await stream.end()
-
-
-@contextmanager
-def _cut_off() -> Iterator[None]:
-    """Whoever goes on later has to know that this is not the end, and must have got nothing else in between."""
-    try:
-        yield
-    except JobsError:
-        raise request.Disconnected from None
 
 
 async def _say_head(visit: Visit, headers: Headers) -> None:

@@ -19,10 +19,10 @@ from ...engine.model import Batch, Caller, Item, Refusal, Result, Template
 from ...engine.policy import Judge
 from ...engine.references import Values, complete
 from ..store import Job, JobStore, NewJob, Outcome, Submitted, WrongState
-from .intake import Guarded, in_one_chunk
+from .intake import Guarded, in_one_chunk, with_options
 from .problems import Conflict
 from .secrets import CannotOpen, Secret
-from .stored import is_ordered, packed_item, packed_options, unpacked_item, unpacked_options
+from .stored import is_ordered, packed_item, unpacked_item, unpacked_options
 
 FAILED = (Outcome.ERROR, Outcome.EXPIRED, Outcome.CANCELLED, Outcome.UNKNOWN)
 
@@ -62,8 +62,7 @@ class Retry:
     async def submit(self, new: NewJob) -> Submitted:
         if not self._job.is_terminal:
             raise WrongState("The job has not ended yet; what failed can be tried again once it has.")
-        options = packed_options(self._caller, self._said.options)
-        new = msgspec.structs.replace(new, options=options, retry_of=self._job.id)
+        new = with_options(msgspec.structs.replace(new, retry_of=self._job.id), self._caller, self._said.options)
         numbers = await self._store.inputs.chunk_numbers(self._job.id)
         # Whoever asks again with the same key means the same items.
         said = f"retry {self._job.id} {','.join(sorted(self._outcomes))}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from base64 import b64decode
+from base64 import b64decode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ import msgspec
 from ...engine.errors import SettingError
 from ...engine.headers import normalised
 from ...engine.model import Headers
+from ..webhooks import SEALED
 from .problems import Unprocessable
 
 if TYPE_CHECKING:
@@ -196,6 +197,23 @@ class Vault:
             return _PLAIN + content
         return _SEALED + self._box.seal(content, owner.encode("utf-8", "surrogatepass"))
 
+    def sealed_url(self, url: str, owner: str) -> str:
+        """A URL that may be as good as a password; as it is, if there is no key."""
+        if self._box is None:
+            return url
+        return SEALED + urlsafe_b64encode(self._box.seal(url.encode(), _about_url(owner))).decode("ascii")
+
+    def opened_url(self, text: str, owner: str) -> str:
+        """Also of one that was never encrypted. Raises `CannotOpen`."""
+        if not text.startswith(SEALED):
+            return text
+        if self._box is None:
+            raise CannotOpen("There is no key for it.")
+        try:
+            return self._box.open(urlsafe_b64decode(text.removeprefix(SEALED)), _about_url(owner)).decode()
+        except ValueError:
+            raise CannotOpen("It is damaged.") from None
+
     def opened(self, sealed: bytes | None, owner: str) -> Secret:
         if not sealed:
             raise CannotOpen("It is not there any more.")
@@ -204,6 +222,10 @@ class Vault:
         if self._box is None:
             raise CannotOpen("There is no key for it.")
         return _decode(self._box.open(sealed[1:], owner.encode("utf-8", "surrogatepass")))
+
+
+def _about_url(owner: str) -> bytes:
+    return b"url " + owner.encode("utf-8", "surrogatepass")
 
 
 def has_credentials(headers: Headers) -> bool:

@@ -16,15 +16,18 @@ from ...engine.errors import SettingError, Unsupported
 from ...engine.events import Observer
 from ...engine.model import ASGIApp, Receive, Scope, Send
 from ...engine.target import Entry
-from ..store import opened
+from ..store import JobStore, opened
 from ..webhooks import WebhookSender
 from ..working import JobKind, JobWorker
 from .apis import JobApi
-from .describing import described, operations
+from .callbacks import opener
+from .describing import described
 from .native import NativeKind
+from .openapi import operations
 from .problems import Unavailable
-from .resources import JobResources, is_lines_type
+from .resources import JobResources
 from .secrets import Vault, box_of
+from .submitting import is_lines_type
 from .wishes import preferences
 
 if TYPE_CHECKING:
@@ -83,6 +86,16 @@ class JobService:
         """Whoever works on these jobs needs them too, wherever it is."""
         return self._settings
 
+    @property
+    def observers(self) -> Sequence[Observer]:
+        """Who is told of items, wherever they are done."""
+        return self._observers
+
+    def webhooks(self, store: JobStore) -> WebhookSender:
+        """A sender for what callers of these jobs want to be told of; there must be settings for it."""
+        assert self._settings.webhooks is not None
+        return WebhookSender(store, self._settings.webhooks, opened=opener(self._vault))
+
     # In the lifespan of the app
 
     async def start(self) -> None:
@@ -135,7 +148,7 @@ class JobService:
                 async with AsyncExitStack() as stack:
                     if self._settings.worker:
                         if self._settings.webhooks is not None:
-                            await stack.enter_async_context(WebhookSender(store, self._settings.webhooks))
+                            await stack.enter_async_context(self.webhooks(store))
                         worker = JobWorker(store, self.kinds, self._settings.work, observers=self._observers)
                         await stack.enter_async_context(worker)
                     self._resources, self._apis = made, apis

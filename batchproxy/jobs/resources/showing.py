@@ -9,6 +9,8 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from ...engine.model import Callback, Delivery
 from ..store import Job, JobState
 from .stored import unpacked_options
@@ -48,6 +50,8 @@ def shown(job: Job, base: str, delivery: Delivery, *, now: float | None = None) 
         "callback": _callback(said.callback),
         "links": {"self": here, "events": f"{here}/events", "results": f"{here}/results"},
     }
+    if job.error is not None:
+        members["error"] = msgspec.json.decode(job.error)
     if job.is_terminal:
         members["links"]["retry"] = f"{here}/retry"
     else:

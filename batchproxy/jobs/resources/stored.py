@@ -14,7 +14,7 @@ from .secrets import Secret, has_credentials, opened_headers, sealed_headers
 
 MOST_ORDERED = 10_000
 """How many items a job may have that one worker has to have together. If it has to be found out which of them ends
-workers, each is read anew along with all the others."""
+workers, parts of them are read along with all the others."""
 
 
 class JobOptions(msgspec.Struct, frozen=True, array_like=True):

@@ -6,10 +6,13 @@ Knows: ASGI's `send`, and that a content may be coded. Must not know: what is wr
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ... import answer
 from ...engine.model import Headers, Send
 from ...request import Disconnected
+from ..store import JobsError
 from .coding import Gzip
 
 
@@ -41,3 +44,13 @@ class Stream:
         except (TimeoutError, OSError):
             # A reader that takes nothing is gone; so is one whose connection is closed.
             raise Disconnected from None
+
+
+@contextmanager
+def cut_off() -> Iterator[None]:
+    """If what is written cannot be read any more, the connection is: nobody is to take what he has got for all of it,
+    and whoever goes on later must have got nothing else in between."""
+    try:
+        yield
+    except JobsError:
+        raise Disconnected from None

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 from ...engine.model import Receive
 from ..store import JobStore
 
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0
+
 
 class Hint(Protocol):
     async def wait(self, at_most: float) -> bool: ...
@@ -74,9 +76,13 @@ async def watching(
 
 
 async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        # What comes is the rest of a body that nobody asked for; a layer in front may repeat it for ever.
-        await asyncio.sleep(0)
+    pause = 0.0
+    while (message := await receive())["type"] != "http.disconnect":
+        # What comes is the rest of a body that nobody asked for. A layer in front may repeat its end for ever, and must
+        # not keep us busy.
+        if not message.get("more_body", False):
+            pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+        await asyncio.sleep(pause)
 
 
 async def _ended(tasks: Iterable[asyncio.Future[Any]]) -> None:

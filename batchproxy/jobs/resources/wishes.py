@@ -86,7 +86,7 @@ class Query:
             if name not in known:
                 raise BadQuery(f"There is no such parameter; known are {', '.join(sorted(known)) or 'none'}.")
             if name in self._values:
-                raise BadQuery(f"`{name}` may come once.")
+                raise BadQuery(f"`{name}` may come once.", param=name)
             self._values[name] = value
 
     def text(self, name: str) -> str | None:
@@ -97,13 +97,13 @@ class Query:
         if text is None:
             return default
         if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= most):
-            raise BadQuery(f"`{name}` is a number from 1 to {most}.")
+            raise BadQuery(f"`{name}` is a number from 1 to {most}.", param=name)
         return int(text)
 
     def choice(self, name: str, default: str, among: Collection[str]) -> str:
         text = self._values.get(name, default)
         if text not in among:
-            raise BadQuery(f"`{name}` is one of {', '.join(among)}.")
+            raise BadQuery(f"`{name}` is one of {', '.join(among)}.", param=name)
         return text
 
     def choices(self, name: str, among: Collection[str]) -> list[str]:
@@ -113,5 +113,5 @@ class Query:
             return []
         chosen = text.split(",")
         if not all(each in among for each in chosen):
-            raise BadQuery(f"`{name}` is some of {', '.join(among)}, separated by commas.")
+            raise BadQuery(f"`{name}` is some of {', '.join(among)}, separated by commas.", param=name)
         return chosen

@@ -17,9 +17,18 @@ Any number of processes send, each message at least once, with the same `webhook
 
 from __future__ import annotations
 
+from .delivery import Undelivered
 from .guard import WebhookRefused
-from .messages import checked, message_for
+from .messages import SEALED, checked, message_for
 from .sender import WebhookSender
 from .settings import WebhookSettings
 
-__all__ = ["WebhookRefused", "WebhookSender", "WebhookSettings", "checked", "message_for"]
+__all__ = [
+    "SEALED",
+    "Undelivered",
+    "WebhookRefused",
+    "WebhookSender",
+    "WebhookSettings",
+    "checked",
+    "message_for",
+]

@@ -15,6 +15,8 @@ from .guard import WebhookRefused, destination
 from .settings import WebhookSettings
 
 _PREFIX = "batch.job."
+SEALED = "sealed:"
+"""What a URL begins with that lies in the outbox encrypted: only who has put it there knows how to open it."""
 
 
 class Target(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from ...engine.errors import SettingError
 from ..store import OUTBOX, JobStore, StoreError, Taken
 from .delivery import Delivery, Reply, Resolve, Resolver, Undelivered
 from .guard import WebhookRefused, destination
-from .messages import target_of, webhook_id
+from .messages import SEALED, Target, target_of, webhook_id
 from .places import Places
 from .schedule import delay
 from .settings import WebhookSettings
@@ -42,9 +42,14 @@ _LONGEST_PAUSE = 30.0
 _MOST_GONE = 1000
 
 
+def _no_key(sealed: str, owner: str) -> str:
+    raise Undelivered("its URL is encrypted, and there is no key for it")
+
+
 class WebhookSender:
     """Sends from entering to leaving; any number of them share an outbox. Raises `SettingError`.
 
+    `opened` gives a URL that was encrypted for an owner, or raises `Undelivered`: somebody else may have the key.
     `resolve`, `now` and `chance` are for tests: the addresses of a host, the time that is signed, and the jitter.
     """
 
@@ -53,12 +58,14 @@ class WebhookSender:
         store: JobStore,
         settings: WebhookSettings,
         *,
+        opened: Callable[[str, str], str] = _no_key,
         resolve: Resolve | None = None,
         now: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
         self._settings = settings
+        self._opened = opened
         self._secrets = Secrets(settings)
         self._resolver = Resolver()
         self._delivery = Delivery(settings, resolve or self._resolver)
@@ -169,7 +176,7 @@ class WebhookSender:
 
         Raises `Undelivered`, `WebhookRefused`, `SettingError`, and `TimeoutError` if its turn did not come.
         """
-        target = target_of(message)
+        target = self._target(message)
         to = destination(target.url, self._settings)
         async with asyncio.timeout_at(begin_by) as turn, self._places.at(to.host):
             turn.reschedule(None)
@@ -179,6 +186,13 @@ class WebhookSender:
             if target.url in self._gone:
                 raise WebhookRefused("It has answered 410 before.")
             return await self._delivery.post(to, self._headers(message, target.secret), message.payload)
+
+    def _target(self, message: Taken) -> Target:
+        """Where it goes, in plain text."""
+        target = target_of(message)
+        if target.url.startswith(SEALED):
+            return Target(self._opened(target.url, message.owner), target.secret)
+        return target
 
     def _headers(self, message: Taken, secret: str) -> list[tuple[str, str]]:
         """Signed anew for each try. Raises `SettingError`."""
@@ -191,7 +205,7 @@ class WebhookSender:
             await self._tell(message, lambda: self._store.outbox.done(message), until)
             logger.info("webhook.delivered: message=%s attempt=%d", message.id, message.attempt + 1)
         elif reply.status == 410:
-            self._disable(target_of(message).url)
+            self._disable(self._target(message).url)
             await self._give_up(message, "answered 410", until)
         else:
             await self._failed(message, f"answered {reply.status}", reply.retry_after, until)

@@ -1,43 +1,31 @@
 """The work on one chunk: its items are begun when the worker has a place, and their places held until what became of
 them is committed.
 
-Knows: one lease, its items, their tasks. Must not know: other chunks, when leases are renewed.
+Knows: one lease, its items, their tasks. Must not know: other chunks, when leases are renewed, what an answer means
+(`attempts.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
 from ...engine.errors import BatchError
-from ...engine.events import ItemEnded, Observer
-from ...engine.model import SAFE_METHODS, Item, Result
-from ...engine.target import AppTarget, Budget
-from ..store import (
-    Checkpointer,
-    Claim,
-    ItemResult,
-    Job,
-    JobStore,
-    NotFound,
-    Outcome,
-    Parked,
-    StoreError,
-    item_result,
-)
-from .backoff import Ruling, is_repeatable, pause, retry_after, ruling
-from .holds import Hold, StoreTime
-from .kinds import JobBatch, JobKind, Unready
+from ...engine.events import ItemEnded
+from ...engine.model import SAFE_METHODS, Result
+from ..store import Claim, ItemResult, Job, NotFound, Outcome, StoreError, item_result
+from .attempts import Attempts
+from .backoff import is_repeatable
+from .holds import Hold
+from .kinds import JobBatch, Unready
 from .outages import patiently
-from .plan import Plan, Start, detail_of
-from .sending import Sending, Tails
-from .settings import WorkSettings
-from .upstreams import Gates
+from .plan import Plan, Start
+from .tools import Tools
 
 logger = logging.getLogger("batchproxy")
 
@@ -50,20 +38,6 @@ _SOURCES = 8
 """From how many answers at once values are taken that others wait for: each may be large."""
 _SHORT_REST = 2.0
 """What limits make others wait for is no rest."""
-
-
-class Tools(msgspec.Struct, frozen=True, kw_only=True):
-    """What all work of one worker has in common. `wake` tells it that something may be begun, or has ended."""
-
-    store: JobStore
-    kinds: Mapping[str, JobKind]
-    settings: WorkSettings
-    checkpointer: Checkpointer
-    gates: Gates
-    tails: Tails
-    time: StoreTime
-    wake: Callable[[], None]
-    observers: Sequence[Observer] = ()
 
 
 class ChunkWork:
@@ -82,9 +56,8 @@ class ChunkWork:
         self._loop = asyncio.get_running_loop()
         self._plan: Plan | None = None
         self._given: JobBatch
-        self._job: Job
-        self._target: AppTarget
-        self._ending = False
+        self._attempts: Attempts
+        self.is_ending = False
         self._delay = 0.0
         self._tasks: dict[asyncio.Task[None], Start | None] = {}
         self._changed = asyncio.Event()
@@ -95,7 +68,7 @@ class ChunkWork:
     @property
     def ready(self) -> int:
         """How many items could be begun at once; as long as it is not known, all that are open."""
-        if self._ending:
+        if self.is_ending:
             return 0
         if self._plan is None:
             return len(self.hold.claim.open_seqs)
@@ -114,7 +87,7 @@ class ChunkWork:
     @property
     def next_due(self) -> float | None:
         """When an item may be begun that waits for another attempt."""
-        return None if self._plan is None or self._ending else self._plan.next_due
+        return None if self._plan is None or self.is_ending else self._plan.next_due
 
     def rests(self, now: float) -> float:
         """For how many seconds nothing can be begun of it, for all its upstreams want a rest, and nothing runs."""
@@ -131,7 +104,7 @@ class ChunkWork:
     def begin(self, now: float) -> bool:
         """Whether an item was begun: not if nothing may be, under this lease and at these upstreams."""
         plan = self._plan
-        if plan is None or self._ending or not self.hold.is_sure or self.busy >= self._given.policy.concurrency:
+        if plan is None or self.is_ending or not self.hold.is_sure or self.busy >= self._given.policy.concurrency:
             return False
         gates = self._tools.gates
         start = plan.next(now, lambda name: gates[name].enter(now))
@@ -145,7 +118,7 @@ class ChunkWork:
 
     def drain(self) -> None:
         """Nothing is begun any more; what runs goes on."""
-        self._ending = True
+        self.is_ending = True
         self._changed.set()
 
     def stop(self) -> None:
@@ -205,7 +178,7 @@ class ChunkWork:
         if self._tasks:
             return False
         plan = self._plan
-        if self._ending or plan is None or not plan.open:
+        if self.is_ending or plan is None or not plan.open:
             return True
         if plan.ready:
             return False
@@ -233,8 +206,7 @@ class ChunkWork:
     async def _open(self) -> None:
         """Reads the items, and sees what there is to do."""
         inputs, claim = self._tools.store.inputs, self.hold.claim
-        job, items = await self._ask(lambda: inputs.around(claim))
-        self._job = job
+        job, items = await self.ask(lambda: inputs.around(claim))
         kind = self._tools.kinds.get(job.kind)
         if kind is None:
             raise Unready(f"This worker knows no jobs of the kind {job.kind!r}.")
@@ -245,28 +217,20 @@ class ChunkWork:
         except BatchError as error:
             await self._refuse_all(error)
             return
-        most = given.policy.max_response_bytes
-        concurrency = min(given.policy.concurrency, self._tools.settings.concurrency)
         self._given = given
-        self._target = AppTarget(
-            given.entry,
-            given.connection,
-            given.batch,
-            max_response_bytes=most,
-            budget=Budget(most * concurrency, final=False),
-        )
+        self._attempts = Attempts(job, given, plan, self._tools)
         self._plan = plan
-        self._settle_unsent(plan.fill(self._loop.time()))
-        self._touch()
+        self.settle_unsent(plan.fill(self._loop.time()))
+        self.touch()
 
     async def _planned(self, job: Job, given: JobBatch) -> Plan:
         claim, results = self.hold.claim, self._tools.store.results
         settled = claim.settled
         if len(given.seqs) > claim.n:
-            settled = {**await self._ask(lambda: results.settled(job.id)), **settled}
+            settled = {**await self.ask(lambda: results.settled(job.id)), **settled}
         plan = Plan(
             given,
-            job.endpoint,
+            given.upstream or job.endpoint,
             open_seqs=claim.open_seqs,
             settled=settled,
             parked=claim.parked,
@@ -274,7 +238,7 @@ class ChunkWork:
         )
         sources = plan.sources
         for start in range(0, len(sources), _SOURCES):
-            plan.recall(await self._ask(partial(results.of, job.id, sources[start : start + _SOURCES])))
+            plan.recall(await self.ask(partial(results.of, job.id, sources[start : start + _SOURCES])))
         return plan
 
     async def _refuse_all(self, error: BatchError) -> None:
@@ -294,7 +258,7 @@ class ChunkWork:
         verdict = await self._tools.checkpointer.settle(self.hold.lease, *results)
         if verdict.held:
             self.hold.is_over = True
-        self._ending = True
+        self.is_ending = True
 
     # Items
 
@@ -302,15 +266,15 @@ class ChunkWork:
         """One item, from its place to its checkpoint."""
         is_left = False
         try:
-            is_left = not await self._attempt(start)
+            is_left = not await self._attempts.make(self, start)
         except asyncio.CancelledError:
             is_left = True
         except StoreError as error:
-            logger.error("item.left job=%s seq=%d code=%s %s", self._job.id, start.seq, error.code, error)
+            logger.error("item.left job=%s seq=%d code=%s %s", self.hold.lease.job, start.seq, error.code, error)
             is_left = True
             self.give_back(_SOON)
         except Exception:
-            logger.exception("item.left job=%s seq=%d", self._job.id, start.seq)
+            logger.exception("item.left job=%s seq=%d", self.hold.lease.job, start.seq)
             is_left = True
             self.give_back(_LATER)
         finally:
@@ -319,107 +283,7 @@ class ChunkWork:
             self._tools.gates[start.upstream].leave()
             self.busy -= 1
 
-    async def _attempt(self, start: Start) -> bool:
-        """Whether it is known what became of the item, or it waits for another attempt; committed."""
-        checkpointer, lease = self._tools.checkpointer, self.hold.lease
-        repeatable = is_repeatable(start.item, self._given.delivery)
-        if self.is_suspect:
-            if not await self._ask(lambda: self._tools.store.claims.blame(lease)):
-                self.lose()
-                return False
-            if self._ending or not self.hold.is_sure:
-                return False
-        if not repeatable:
-            if not (await checkpointer.intend(lease, start.seq)).held:
-                self.lose()
-                return False
-            if self._ending or not self.hold.is_sure:
-                await checkpointer.withdraw(lease, start.seq)
-                return False
-        began, began_at = self._loop.time(), self._tools.time.now()
-        sending = self._sending(start, repeatable=repeatable)
-        start.is_sending = True
-        try:
-            result = await sending.answer()
-        finally:
-            start.is_sending = False
-        self._touch()
-        start.attempts += 1
-        try:
-            what = ruling(result, sending.notes, repeatable=repeatable)
-            due_in = self._due_in(start, what, result)
-            if due_in is None:
-                return await self._settle(start, result, began_at, sending.notes, self._loop.time() - began)
-            if what is Ruling.REFUSED:
-                await self._rest(start, result, due_in, sending.notes)
-            return await self._park(start, result, due_in)
-        finally:
-            self._target.budget.left += len(result.body)
-
-    def _sending(self, start: Start, *, repeatable: bool) -> Sending:
-        settings, item = self._tools.settings, start.item
-        timeout = settings.item_timeout if item.timeout is None else min(item.timeout, settings.item_timeout)
-        headers = item.headers
-        if repeatable and item.method not in SAFE_METHODS and not _has_key(item):
-            headers = (*headers, (b"idempotency-key", f"{self._job.id}-{start.seq}".encode("ascii")))
-        # With its number in the job, so that logs and upstreams tell one and the same.
-        sent = msgspec.structs.replace(item, index=start.seq, headers=headers)
-        return Sending(self._job.id, sent, self._target, timeout, self._tools.tails)
-
-    def _due_in(self, start: Start, what: Ruling, result: Result) -> float | None:
-        """In how many seconds the item is tried again; None if this was the last attempt."""
-        settings = self._tools.settings
-        if what is Ruling.FINAL:
-            return None
-        if what is Ruling.FAILED:
-            start.failures += 1
-        if start.failures >= settings.attempts or start.attempts - start.failures >= settings.rests:
-            return None
-        due_in = pause(start.attempts, retry_after(result.headers), settings)
-        deadline = self._job.expires_at
-        if deadline is not None and due_in >= self._tools.time.until(deadline):
-            return None
-        return due_in
-
-    async def _park(self, start: Start, result: Result, due_in: float) -> bool:
-        now = self._loop.time()
-        parked = Parked(
-            start.seq, start.attempts, due_in, detail_of(start.failures, str(result.failure or result.status))
-        )
-        if not (await self._tools.checkpointer.park(self.hold.lease, parked)).held:
-            self.lose()
-            return False
-        if self._plan is not None:
-            self._plan.park(start, now + due_in)
-        return True
-
-    async def _rest(self, start: Start, result: Result, due_in: float, notes: Mapping[str, Any]) -> None:
-        """All leave the upstream alone that asks for it, or of which the proxy says that it can do nothing now."""
-        asked = retry_after(result.headers)
-        if asked is None and result.failure is None:
-            return  # perhaps it is this item alone
-        told = notes.get("upstream")
-        gate = self._tools.gates[told if isinstance(told, str) and told else start.upstream]
-        await gate.block(due_in if asked is None else min(asked, self._tools.settings.longest_rest))
-
-    async def _settle(
-        self, start: Start, result: Result, began_at: float, notes: Mapping[str, Any], elapsed: float
-    ) -> bool:
-        kept = msgspec.structs.replace(
-            item_result(result, seq=start.seq, custom_id=start.item.id, attempts=start.attempts),
-            started_at=began_at,
-            finished_at=self._tools.time.now(),
-        )
-        if not (await self._tools.checkpointer.settle(self.hold.lease, kept)).held:
-            self.lose()
-            return False
-        here = msgspec.structs.replace(result, index=start.index)
-        self._tell(ItemEnded(self._given.batch, start.item, here, elapsed, notes))
-        if self._plan is not None:
-            self._settle_unsent(self._plan.settle(here, self._loop.time()))
-        return True
-
-    def _settle_unsent(self, results: Sequence[Result]) -> None:
+    def settle_unsent(self, results: Sequence[Result]) -> None:
         if results:
             self._spawn(self._write_unsent(results), None)
 
@@ -436,7 +300,7 @@ class ChunkWork:
         try:
             verdict = await self._tools.checkpointer.settle(self.hold.lease, *kept)
         except StoreError as error:
-            logger.error("chunk.left job=%s code=%s %s", self._job.id, error.code, error)
+            logger.error("chunk.left job=%s code=%s %s", self.hold.lease.job, error.code, error)
             self.give_back(_SOON)
             return
         if not verdict.held:
@@ -445,12 +309,13 @@ class ChunkWork:
         if self._plan is not None:
             self._plan.note(results)
         for each in results:
-            self._tell(ItemEnded(given.batch, given.batch.items[each.index], each, 0.0, {}))
+            self._tools.tell(ItemEnded(given.batch, given.batch.items[each.index], each, 0.0, {}))
 
     # Its parts
 
-    async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await patiently(call, lambda: not self._ending)
+    async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What the store says, however long that takes, unless the work ends."""
+        return await patiently(call, lambda: not self.is_ending)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], start: Start | None) -> None:
         task = self._loop.create_task(coroutine, name="batchproxy item of a job")
@@ -459,25 +324,13 @@ class ChunkWork:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
-        self._touch()
+        self.touch()
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("chunk.left job=%s", self._job.id, exc_info=error)
+            logger.error("chunk.left job=%s", self.hold.lease.job, exc_info=error)
             self.give_back(_LATER)
 
-    def _touch(self) -> None:
+    def touch(self) -> None:
+        """Something has happened."""
         self.progress = self._loop.time()
         self._changed.set()
         self._tools.wake()
-
-    def _tell(self, event: ItemEnded) -> None:
-        for observer in self._tools.observers:
-            if event.result.status < 400 and getattr(observer, "only_failures", False):
-                continue
-            try:
-                observer.item_ended(event)
-            except Exception:
-                logger.exception("observer.failed observer=%s", type(observer).__name__)
-
-
-def _has_key(item: Item) -> bool:
-    return any(name == b"idempotency-key" for name, _ in item.headers)

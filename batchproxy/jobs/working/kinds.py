@@ -25,6 +25,7 @@ class JobBatch(msgspec.Struct, frozen=True, kw_only=True):
     of one batch.
 
     `entry` is the app that they are sent into, `connection` what is the same in all their scopes; see `connection`.
+    `upstream` is by which name they are limited if there are no routes; None for the endpoint of the job.
     """
 
     batch: Batch
@@ -34,6 +35,7 @@ class JobBatch(msgspec.Struct, frozen=True, kw_only=True):
     entry: Entry
     connection: Scope
     delivery: Delivery = Delivery.AT_MOST_ONCE
+    upstream: str | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +92,11 @@ class JobKind(Protocol):
         """`Kind.FINALIZE`: every item has its result, `job.ending` is the state that is about to be committed.
 
         May be done again from its beginning by another worker, so that files have ids that are derived from the job's.
+        After a `NotFound` it is, some times; then the job fails.
         """
+
+    def unfinished(self, job: Job) -> Failed:
+        """What is said of a job whose end cannot be made, for contents of it are gone."""
 
 
 def connection(caller: Caller) -> Scope:

@@ -9,15 +9,18 @@ import asyncio
 import logging
 
 from ..store import Claim, Job, Kind, LeaseLost, NotFound, StoreError, WrongState
-from .chunk import Tools
 from .holds import Hold
 from .kinds import Failed, Finish, JobKind, Unready
 from .outages import patiently
+from .tools import Tools
 
 logger = logging.getLogger("batchproxy")
 
 _LATER = 30.0
 _SOON = 1.0
+_TRIES = 10
+_LONG_ENOUGH = 300.0
+"""So often and so long the end of a job is tried whose contents are not there: a folder may come back."""
 
 
 class StageWork:
@@ -63,7 +66,7 @@ class StageWork:
         except (LeaseLost, WrongState):
             pass  # somebody else has it, or it is over
         except NotFound as error:
-            logger.error("stage.left job=%s stage=%s %s", lease.job, lease.kind.name, error)
+            logger.warning("stage.left job=%s stage=%s %s", lease.job, lease.kind.name, error)
         except Unready as error:
             logger.warning("stage.unready job=%s stage=%s %s", lease.job, lease.kind.name, error)
             delay = error.delay
@@ -84,15 +87,19 @@ class StageWork:
         if claim.lease.kind is Kind.VALIDATE:
             failed = await self._validated(kind, job)
             if failed is not None:
-                await patiently(
-                    lambda: store.ending.fail(claim.lease, failed.error, messages=failed.messages),
-                    lambda: not self.hold.is_over,
-                )
+                await self._fail(failed)
             return
         if job.counts.done < job.total or not job.total:
             await patiently(lambda: store.ending.settle_rest(claim.lease), lambda: not self.hold.is_over)
             job = await self._ask_job()
-        said = await kind.finish(store, claim, job)
+        try:
+            said = await kind.finish(store, claim, job)
+        except NotFound as error:
+            if not self._has_tried(job):
+                raise
+            logger.error("stage.failed job=%s code=%s %s", job.id, error.code, error)
+            await self._fail(kind.unfinished(job))
+            return
         finish = said if isinstance(said, Finish) else Finish(messages=said)
         await patiently(
             lambda: store.ending.finish(
@@ -106,6 +113,18 @@ class StageWork:
         self.hold.is_over = True  # nothing is left of it that could be given back
         if finish.sheds:
             await store.retention.shed(job.id)  # if that does not come to pass, it goes along with the job
+
+    def _has_tried(self, job: Job) -> bool:
+        """Whether it was tried often and long enough to end the job."""
+        began = job.finalizing_at or job.cancel_requested_at or job.created_at
+        return self.hold.lease.epoch >= _TRIES and self._tools.time.now() - began >= _LONG_ENOUGH
+
+    async def _fail(self, failed: Failed) -> None:
+        store, lease = self._tools.store, self.hold.lease
+        await patiently(
+            lambda: store.ending.fail(lease, failed.error, messages=failed.messages), lambda: not self.hold.is_over
+        )
+        self.hold.is_over = True
 
     async def _validated(self, kind: JobKind, job: Job) -> Failed | None:
         try:

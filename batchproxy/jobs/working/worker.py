@@ -17,13 +17,14 @@ from types import TracebackType
 
 from ...engine.events import Observer
 from ..store import WORK, Claim, JobStore, Kind, Lease, StoreBusy, StoreError, StoreFull, StoreUnreachable
-from .chunk import ChunkWork, Tools
+from .chunk import ChunkWork
 from .holds import StoreTime
 from .kinds import JobKind
 from .outages import Outage, repeated
 from .sending import Tails
 from .settings import WorkSettings
 from .stage import StageWork
+from .tools import Tools
 from .upstreams import Gates
 
 logger = logging.getLogger("batchproxy")

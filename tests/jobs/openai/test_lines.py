@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from dataclasses import replace
+from sqlite3 import connect
 from typing import Any
 
 import pytest
 from openai import OpenAI
 
+from batchproxy.jobs.store import Limits
 from tests.jobs.place import Place
 
-from .site import CHAT, Site, chat, create, ended, lines, read, site
+from .site import CHAT, QUICK, Site, chat, create, ended, lines, read, site
 
 
 def faults(client: OpenAI, content: bytes) -> list[tuple[str | None, int | None, str | None]]:
@@ -103,6 +107,17 @@ def test_limits(sqlite: Place) -> None:
         assert faults(client, lines(*enough, chat("4"), chat("5"))) == [("too_many_lines", 4, None)]
         assert faults(client, lines(chat("a", "x" * 1000))) == [("body_too_large", 1, "body")]
         assert faults(client, lines(chat("a"), chat("b", "x" * 20_000))) == [("line_too_long", 2, None)]
+
+
+def test_an_endpoint_is_limited_however_it_is_spelled(sqlite: Place) -> None:
+    """Else whoever writes a query behind it would have limits of his own, and leave a trace of each in the store."""
+    with site(sqlite, work=replace(QUICK, limits={CHAT: Limits(max_in_flight=2)})) as running:
+        client = running.client()
+        for endpoint in (CHAT, f"{CHAT}?version=2", CHAT.replace("s", "%73")):
+            batch = create(client, lines(chat("a", url=endpoint)), endpoint=endpoint)
+            assert ended(client, batch).status == "completed"
+        with closing(connect(sqlite.url.removeprefix("sqlite:///"))) as database:
+            assert database.execute("SELECT upstream FROM batchproxy_limiter").fetchall() == [(CHAT,)]
 
 
 def test_a_file_that_is_larger_than_the_limits_of_today(sqlite: Place) -> None:

@@ -121,7 +121,8 @@ def test_cancelling_keeps_what_is_done(place: Place) -> None:
 def test_an_expired_batch(sqlite: Place) -> None:
     """Each request is in one of the files; those that were not sent have a code that says so."""
     requests = [chat(f"c{n}", "hold") for n in range(30)]
-    with site(sqlite, deadline=1.0) as running:
+    # Time enough for its validation, and not for its requests.
+    with site(sqlite, deadline=3.0) as running:
         client = running.client()
         batch = create(client, lines(*requests))
         while batch.status in ("validating", "in_progress"):

@@ -143,6 +143,18 @@ def test_requests_that_mean_nothing(asker: Asker, method: str, path: str, status
     assert (error(reply)[0], error(reply)[2]) == (status, code)
 
 
+def test_the_parameter_at_fault_is_named(asker: Asker) -> None:
+    """As in a body."""
+    assert asker.ask("GET", "/v1/files?limit=0").json()["error"]["param"] == "limit"
+    assert asker.ask("GET", "/v1/batches?what=1").json()["error"]["param"] is None
+
+
+def test_the_methods_that_there_are(asker: Asker) -> None:
+    """Are told whoever uses another one."""
+    assert asker.ask("DELETE", "/v1/files").header("allow") == "GET, POST, HEAD"
+    assert asker.ask("GET", f"/v1/batches/batch_{'0' * 32}/cancel").header("allow") == "POST"
+
+
 def test_other_paths_are_those_of_the_api(asker: Asker) -> None:
     """Also if they begin in the same way."""
     assert asker.ask("GET", "/v1/filesystem").json() == {"error": {"message": "no such path"}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import pytest
 from batchproxy import BatchMiddleware
 from batchproxy.engine.errors import SettingError
 from batchproxy.engine.model import Callback, Caller, Options, Receive, Scope, Send
-from batchproxy.jobs.resources import JobsSettings
+from batchproxy.jobs.resources import Box, JobsSettings, Vault
+from batchproxy.jobs.resources.callbacks import opener
 from batchproxy.jobs.resources.service import JobService
 from batchproxy.jobs.resources.stored import packed_options
 from batchproxy.jobs.store import TERMINAL, NewJob, StoreSettings, opened
-from batchproxy.jobs.webhooks import WebhookSettings
+from batchproxy.jobs.webhooks import Undelivered, WebhookSettings
 from batchproxy.jobs.working import JobWorker
 from tests.jobs.place import Place
 from tests.jobs.processes import ended, killing, started
@@ -338,3 +340,65 @@ def test_a_secret_that_is_not_there_stops_the_start(sqlite: Place, monkeypatch: 
     said: Mapping[str, Any] = {"webhooks": hooks()}
     with pytest.raises(StartupFailed, match=VARIABLE), serve(BatchMiddleware(Api(), jobs=settings(sqlite, **said))):
         pass
+
+
+# What lies in the store
+
+
+async def lying(place: Place, path: str) -> bytes:
+    """What is kept of a job's callback, and of the messages about it."""
+    async with opened(StoreSettings(url=place.url)) as store:
+        job = await store.jobs.get(job_id(path), None)
+        return job.options + b"".join(each.target for each in await store.outbox.take(9))
+
+
+@on_a_loop
+async def test_a_url_is_encrypted(place: Place) -> None:
+    """With the key of credentials, in the job and in the outbox; who asked sees it."""
+    async with receiving() as receiver:
+        url = f"{receiver.url}?token=hidden"
+        async with site(place, jobs={"webhooks": hooks(receiver.port), "worker": False}) as here:
+            path = location(await here.send([{"path": "/a"}], options=told_to(url)))
+            assert isinstance(here.app.jobs, JobService)
+            async with JobWorker(here.store, here.app.jobs.kinds, QUICK):
+                assert (await here.ended(path))["callback"]["url"] == url
+        lies = await lying(place, path)
+        assert b"sealed:" in lies
+        assert b"hidden" not in lies
+        assert receiver.url.encode() not in lies
+
+
+@on_a_loop
+async def test_a_url_is_opened_by_who_tells(sqlite: Place, tmp_path: Path) -> None:
+    """Also of a retry, which keeps it. Without the key the job shows none, and nobody is told."""
+    async with receiving() as receiver:
+        url = f"{receiver.url}?token=hidden"
+        api = Api({"/fails": answer(status=500)})
+        async with site(sqlite, api, jobs={"webhooks": hooks(receiver.port)}) as here:
+            path = location(await here.send([{"path": "/fails"}], options=told_to(url)))
+            await here.ended(path)
+            again = location(await here.ask("POST", f"{path}/retry", headers=ASYNC))
+            told = [each.verified()["data"]["id"] for each in await receiver.got(2)]
+            assert sorted(told) == sorted([job_id(path), job_id(again)])
+            assert (await here.get(again)).json()["callback"]["url"] == url
+        (tmp_path / "other").write_text(b64encode(bytes(32)).decode())
+        said = {"webhooks": hooks(receiver.port), "secret_key_file": str(tmp_path / "other")}
+        async with site(sqlite, api, jobs=said) as here:
+            assert (await here.get(path)).json()["callback"]["url"] is None
+        with pytest.raises(Undelivered, match="There is no key"):
+            opener(Vault(None))(Vault(Box([bytes(32)])).sealed_url(url, "ann"), "ann")
+
+
+@on_a_loop
+async def test_a_url_without_a_key_lies_there_as_it_is(sqlite: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And as it was before there was a key: it is told all the same."""
+    monkeypatch.delenv("BATCHPROXY_JOBS_KEY", raising=False)
+    async with receiving() as receiver:
+        said = {"webhooks": hooks(receiver.port), "plain_headers": ["authorization"]}
+        async with site(sqlite, jobs={**said, "worker": False, "secret_key_file": None}) as here:
+            path = location(await here.send([{"path": "/a"}], options=told_to(receiver.url)))
+        assert receiver.url.encode() in await lying(sqlite, path)
+        async with site(sqlite, jobs=said) as here:
+            [received] = await receiver.got(1)
+            assert received.verified()["data"]["id"] == job_id(path)
+            assert (await here.get(path)).json()["callback"]["url"] == receiver.url

@@ -12,8 +12,9 @@ from fastapi import FastAPI
 
 from batchproxy import BatchMiddleware, Endpoint
 from batchproxy.jobs.resources import JobsSettings
-from batchproxy.jobs.resources.describing import JOB, operations
+from batchproxy.jobs.resources.describing import JOB
 from batchproxy.jobs.resources.entries import FATES
+from batchproxy.jobs.resources.openapi import operations
 from batchproxy.jobs.resources.problems import CODES
 from batchproxy.jobs.store import StoreSettings
 from batchproxy.jobs.webhooks import WebhookSettings

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from batchproxy.jobs.resources import reading
 from batchproxy.jobs.store import WORKER_LOST, ItemResult, Outcome
 from tests.jobs.place import Place
 from tests.protocol.api import Api
@@ -166,6 +167,25 @@ async def test_a_stream_ends_with_a_cursor(sqlite: Place) -> None:
         path = await completed(here)
         left = here.begin("GET", f"{path}/results?follow=true&outcome=unknown")
         assert (await left.finished()).lines == [{"cursor": left.so_far().lines[0]["cursor"], "complete": True}]
+
+
+@on_a_loop
+async def test_a_stream_in_which_nothing_comes_shows_that_it_lives(
+    sqlite: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those in between cut a connection that is silent for a minute or so. What it says is as good as before."""
+    monkeypatch.setattr(reading, "HEARTBEAT", 0.01)
+    async with site(sqlite, jobs={**BY_HAND, "poll": 0.02}) as here:
+        path = await here.submitted(ITEMS)
+        follower = here.begin("GET", f"{path}/results?follow=true")
+        await until(lambda: len(follower.sent) >= 3)
+        sign = follower.so_far().lines[0]
+        follower.leave()
+        await follower.task
+        assert sign["complete"] is False
+        [claim] = await here.claims()
+        await here.settle(claim, ok(0))
+        assert indexes(await here.results(path, f"after={sign['cursor']}")) == [0]
 
 
 @on_a_loop
@@ -353,7 +373,9 @@ async def test_who_comes_back_gets_only_news(place: Place) -> None:
         assert (await here.get(f"{path}/events", headers=last)).status == 204
         [_, only] = parsed((await here.get(f"{path}/events")).body)
         assert only["id"] == events[-1]["id"]
-        assert (await here.ask("HEAD", f"{path}/events")).body == b""
+        head = await here.ask("HEAD", f"{path}/events")
+        assert (head.status, head.body, head.header("content-length")) == (200, b"", None)
+        assert head.header("content-type") == "text/event-stream; charset=utf-8"
 
 
 @on_a_loop

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from batchproxy import Batch, RateLimited
 from batchproxy.engine.settings import KiB
+from batchproxy.jobs.resources.streaming import Stream
 from batchproxy.jobs.store import JobState, StoreSettings, opened
+from batchproxy.observe.logs import AccessLog, as_text
 from tests.jobs.place import Place
 from tests.protocol.api import Api, answer, value
 from tests.protocol.exchange import JSON, HeaderMap
 from tests.proxy.on_a_loop import on_a_loop
 
-from .site import ANN, ASYNC, BOB, LINES, job_id, location, rows, site, until
+from .site import ANN, ASYNC, BOB, LINES, Site, job_id, location, rows, site, until
 
 # So long that a few are more than what is held back of lines.
 LONG: JSON = {"path": "/long", "method": "POST", "body": "x" * 10_000}
@@ -46,6 +49,22 @@ async def test_a_batch_becomes_a_job(place: Place) -> None:
         assert job["links"]["self"] == path
     async with opened(StoreSettings(url=place.url)) as later:
         assert (await later.jobs.get(job["id"], None)).state is JobState.QUEUED
+
+
+@on_a_loop
+async def test_the_access_log_tells_of_the_job(sqlite: Place) -> None:
+    """The line of the batch has the id of the job, and how many items that has; a refused one has neither."""
+    records: list[Mapping[str, Any]] = []
+    log = AccessLog(records.append)
+    async with site(sqlite, jobs=by_hand(), observers=[log]) as here:
+        asked: Any = log.around(here.app)
+        logged = Site(asked, here.store)
+        path = location(await logged.send([{"path": "/a"}, {"path": "/b"}]))
+        assert (await logged.send([{"path": "/a"}], headers={**ASYNC, "idempotency-key": ""})).status == 400
+    taken, refused = records
+    assert (taken["msg"], taken["job.id"], taken["batch.items"]) == ("batch", job_id(path), 2)
+    assert f"2 items, 0 failed  job.id={job_id(path)}" in as_text(taken).decode()
+    assert ("job.id" in refused, refused["batch.items"]) == (False, 0)
 
 
 @on_a_loop
@@ -118,6 +137,33 @@ async def test_many_results_are_one_answer(sqlite: Place) -> None:
             [{"path": f"/{n}"} for n in range(250)], headers={**ANN, "prefer": "respond-async,wait=25"}
         )
         assert [json.dumps(entry["body"]["target"]) for entry in reply.responses] == [f'"/{n}"' for n in range(250)]
+
+
+@on_a_loop
+async def test_an_answer_whose_job_is_removed_meanwhile_is_cut_off(
+    sqlite: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody takes what came for all of it; and it is no fault of the server."""
+    begun: list[Stream] = []
+    begin = Stream.begin
+
+    async def told(self: Stream, *args: Any, **options: Any) -> None:
+        begun.append(self)
+        await begin(self, *args, **options)
+
+    monkeypatch.setattr(Stream, "begin", told)
+    async with site(sqlite, jobs={"max_items": 1000}) as here:
+        body = json.dumps({"requests": [{"path": f"/{n}"} for n in range(250)]}).encode()
+        headers = {**ANN, "content-type": "application/json", "prefer": "respond-async, wait=25"}
+        reader = here.begin("POST", "/batch", headers=headers, body=body)
+        reader.stop_reading()
+        await until(lambda: bool(begun))
+        [job] = (await here.get("/batch/jobs")).json()["jobs"]
+        assert (await here.ask("DELETE", job["links"]["self"])).status == 204
+        reader.read_on()
+        await reader.task
+        assert len(reader.sent) > 1
+        assert all(message.get("more_body", True) for _, message in reader.sent)
 
 
 @on_a_loop
@@ -391,13 +437,21 @@ async def test_caps_hold_for_the_whole_job(place: Place) -> None:
 
 @on_a_loop
 async def test_a_deadline_is_kept(sqlite: Place) -> None:
-    """The `timeout` of the options is that of the job, if it is less than the server's."""
+    """The `timeout` of the options is that of the job, if it is less than the server's; also when it is tried again."""
     async with site(sqlite, jobs=by_hand(deadline=1000)) as here:
         for timeout, seconds in ((10, 10), (5000, 1000), (None, 1000)):
             reply = await here.send([{"path": "/a"}], options={} if timeout is None else {"timeout": timeout})
             job = await here.store.jobs.get(job_id(location(reply)), None)
             assert job.expires_at is not None
             assert job.expires_at - job.created_at == pytest.approx(seconds)
+            await here.ask("POST", f"{location(reply)}/cancel")
+            await here.finalize()
+            again = await here.ask("POST", f"{location(reply)}/retry")
+            job = await here.store.jobs.get(job_id(location(again)), None)
+            assert job.expires_at is not None
+            assert job.expires_at - job.created_at == pytest.approx(seconds)
+            await here.ask("POST", f"{location(again)}/cancel")
+            await here.finalize()
 
 
 # Guards

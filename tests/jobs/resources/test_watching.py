@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from batchproxy import BatchMiddleware, Endpoint
+from batchproxy.engine.model import Message, Receive, Scope, Send
 from batchproxy.jobs.store import ItemResult, Outcome, Parked
 from tests.jobs.place import Place
 from tests.protocol.api import Api, answer, value
-from tests.protocol.exchange import JSON, HeaderMap
+from tests.protocol.exchange import JSON, Exchange, HeaderMap
 from tests.proxy.on_a_loop import on_a_loop
 
 from .site import ANN, ASYNC, BOB, QUICK, Site, job_id, location, site, until
@@ -239,6 +240,28 @@ async def test_who_waits_and_leaves_is_let_go(sqlite: Place) -> None:
 
 
 # Stopping and removing
+
+
+@on_a_loop
+async def test_a_layer_that_repeats_the_body_keeps_nobody_busy(sqlite: Place) -> None:
+    """As those do that have read it before: they are asked now and then whether the client has left."""
+    calls = 0
+    async with site(sqlite, jobs={**BY_HAND, "wait": 1, "stream_timeout": 1}) as here:
+        path = await here.submitted(ITEMS)
+
+        async def layer(scope: Scope, receive: Receive, send: Send) -> None:
+            async def again() -> Message:
+                nonlocal calls
+                calls += 1
+                return {"type": "http.request", "body": b"", "more_body": False}
+
+            await here.app(scope, again, send)
+
+        for rest, wish in (("", "wait=1"), ("/events", None)):
+            headers: HeaderMap = {**ANN, "prefer": wish}
+            reply = await Exchange(layer, method="GET", path=path + rest, headers=headers).finished()
+            assert reply.status == 200
+    assert calls < 100
 
 
 @on_a_loop

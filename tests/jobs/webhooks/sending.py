@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 from standardwebhooks import Webhook
 
 from batchproxy.jobs.store import JobStore
+from batchproxy.jobs.store.database import Database
 from batchproxy.jobs.webhooks import WebhookSender, WebhookSettings, message_for
 from tests.jobs.place import Place, claim, settle, submit
 from tests.proxy.on_a_loop import PATIENCE
@@ -147,9 +147,13 @@ async def settled(sender: WebhookSender) -> None:
 
 async def left(place: Place) -> list[tuple[int, float | None, str]]:
     """Of each message in the outbox how many tries failed, when it is due again, and why."""
-    engine = create_async_engine(place.settings().driver_url, poolclass=NullPool)
-    async with engine.connect() as connection:
-        rows = (await connection.execute(_OUTBOX)).all()
+    database = Database(place.settings(), place.clock)
+
+    async def work(connection: AsyncConnection, now: float) -> Sequence[Row[Any]]:
+        return (await connection.execute(_OUTBOX)).all()
+
+    rows = await database.read(work)
+    await database.aclose()
     return [(row.attempt, None if row.due_at is None else row.due_at - place.clock.now, row.detail) for row in rows]
 
 

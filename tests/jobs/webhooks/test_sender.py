@@ -499,6 +499,8 @@ async def test_a_message_that_another_has_by_now_is_left_to_him(
             await receiver.got(1)
             take = store.outbox.take
             monkeypatch.setattr(store.outbox, "take", nothing)
+            # Behind the look for more that the sender may have begun by now.
+            assert await take() == []
             sqlite.clock.now += 41
             [taken] = await take()
             gate.open.set()

@@ -40,6 +40,7 @@ from batchproxy.jobs.store import (
 from batchproxy.jobs.store.points import Passing, unnoticed
 from batchproxy.jobs.working import Delivery, Failed, Finish, JobBatch, WorkSettings, connection
 from tests.jobs.place import Place
+from tests.serving import PATIENCE
 
 POLICY = Policy(max_items=1000, concurrency=64)
 CALLER = Caller(
@@ -93,6 +94,9 @@ class Lines:
         assert job.counts.done == job.total
         return [Message(event="job.ended", target=b"t", payload=str(job.ending).encode())]
 
+    def unfinished(self, job: Job) -> Failed:
+        return Failed(error=b"gone", messages=[Message(event="job.failed", target=b"t", payload=b"gone")])
+
 
 @asynccontextmanager
 async def store_at(place: Place, passing: Passing = unnoticed, **changed: Any) -> AsyncIterator[JobStore]:
@@ -119,7 +123,7 @@ async def submit(store: JobStore, items: Sequence[dict[str, Any]], **said: Any) 
         return (await submission.commit()).job.id
 
 
-async def until(condition: Callable[[], Any], patience: float = 25.0) -> Any:
+async def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """What the condition gives as soon as it gives something; it may be asynchronous."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
@@ -132,7 +136,7 @@ async def until(condition: Callable[[], Any], patience: float = 25.0) -> Any:
     raise AssertionError("it did not come to that")
 
 
-async def ended(store: JobStore, job_id: str, patience: float = 25.0) -> Job:
+async def ended(store: JobStore, job_id: str, patience: float = PATIENCE) -> Job:
     async def terminal() -> Job | None:
         try:
             job = await store.jobs.get(job_id, None)

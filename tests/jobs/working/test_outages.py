@@ -58,7 +58,7 @@ def test_a_database_that_is_gone_for_a_while(tmp_path: Path) -> None:
         @on_a_loop
         async def check() -> None:
             async with (
-                store_at(Place(url, tmp_path), wait=1, lease=1) as store,
+                store_at(Place(url, tmp_path), wait=1, lease=2) as store,
                 JobWorker(store, [Lines(api.app)], quick(concurrency=4)) as worker,
             ):
                 items = [post(f"/gated/{n}") for n in range(12)]
@@ -126,7 +126,7 @@ async def test_nothing_is_claimed_by_who_cannot_rely_on_what_he_has(
 ) -> None:
     """Else he would take his own work from himself, along with the results that wait to be committed."""
     api = Api(tmp_path)
-    async with store_at(sqlite, lease=0.5) as store:
+    async with store_at(sqlite, lease=1.5) as store:
         renew, claim = store.claims.renew, store.claims.claim
         is_out, claimed_while_unsure = True, 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from batchproxy.engine.errors import Invalid
 from batchproxy.engine.events import BatchEnded, ItemEnded
 from batchproxy.engine.policy import Policy
-from batchproxy.jobs.store import Claim, Gone, ItemResult, Job, JobState, JobStore, NotFound, Outcome
+from batchproxy.jobs.store import Claim, Gone, ItemResult, Job, JobState, JobStore, Message, NotFound, Outcome
 from batchproxy.jobs.working import JobBatch, JobWorker, Unready
 from tests.jobs.place import Place
 from tests.proxy.on_a_loop import on_a_loop
@@ -155,6 +155,39 @@ async def test_what_is_made_of_nothing_fails(place: Place, tmp_path: Path) -> No
     async with store_at(place) as store, JobWorker(store, [Missing(Api(tmp_path).app)], quick()):
         job = await ended(store, await submit(store, [], validate=True))
         assert (job.state, job.error) == (JobState.FAILED, None)
+
+
+@on_a_loop
+@pytest.mark.parametrize("is_cancelled", [False, True], ids=["completed", "cancelled"])
+async def test_an_end_that_cannot_be_made(
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_cancelled: bool,
+) -> None:
+    """For results are gone: it is tried some times, as they may come back; then the job fails, and that is told."""
+    monkeypatch.setattr("batchproxy.jobs.working.stage._LATER", 0.01)
+    monkeypatch.setattr("batchproxy.jobs.working.stage._TRIES", 3)
+    monkeypatch.setattr("batchproxy.jobs.working.stage._LONG_ENOUGH", 0.0)
+    tries = 0
+
+    class Missing(Lines):
+        async def finish(self, store: JobStore, claim: Claim, job: Job) -> Sequence[Message]:
+            nonlocal tries
+            tries += 1
+            raise Gone("on purpose")
+
+    async with store_at(place) as store:
+        job_id = await submit(store, [get("/items/a")])
+        if is_cancelled:
+            await store.ending.cancel(job_id, "ann")
+        async with JobWorker(store, [Missing(Api(tmp_path).app)], quick(poll=0.01)):
+            job = await ended(store, job_id)
+        assert (job.state, job.error, tries) == (JobState.FAILED, b"gone", 3)
+        assert job.counts.done == 1, "what is known of its items stays"
+        assert [each.payload for each in await store.outbox.take(9)] == [b"gone"]
+    assert caplog.text.count("stage.failed") == 1
 
 
 @on_a_loop
