@@ -6,12 +6,17 @@ import os
 import sys
 from importlib.util import find_spec
 
+from .server.collector import leave_alone_what_is_imported
+from .server.signals import heed
+
 _LAST_STANDARD = 2
 _NEEDED = ("httptools", "httpx", "rich", "ruamel.yaml", "typer", "uvicorn", "watchfiles", "websockets")
 
 
 def main() -> None:
     """Runs the command line; exits with its code."""
+    heed(sys.argv[1:])
+    leave_alone_what_is_imported()
     _open_standard_streams()
     missing = [name for name in _NEEDED if not _is_there(name)]
     if missing:

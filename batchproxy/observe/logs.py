@@ -1,12 +1,13 @@
 """The access log: a line for each request, with what its batch was, and a line for each failed item.
 
 Knows: ASGI, events, field names (those of OpenTelemetry where there are some). Must not know: who reads the lines.
-No value of a header, no query and no body is ever written.
+No query, no body and no value of a header but the request's id is ever written.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import select
 import sys
 import threading
@@ -27,6 +28,7 @@ from ..engine.model import ASGIApp, Message, Receive, Scope, Send
 _MOST_WAITING = 10_000
 _MOMENT = 0.02
 _MOST_OF_A_PATH = 2000
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _PIPE_BUF = getattr(select, "PIPE_BUF", 4096)
 _FLAGS = {
     429: "RL",
@@ -153,6 +155,13 @@ class AccessLog:
             _current.reset(token)
             self._write(self._line(scope, notes, seen, began))
 
+    def unreadable(self, client: str | None) -> None:
+        """A line for what was no request at all."""
+        line: dict[str, Any] = {"ts": _now(), "level": "info", "msg": "request", "request_id": uuid.uuid4().hex}
+        if client is not None:
+            line["client.address"] = client
+        self._write({**line, "http.response.status_code": 400, "code": "bad_request", "flags": "DPE"})
+
     def _line(self, scope: Scope, notes: Mapping[str, Any], seen: _Seen, began: float) -> dict[str, Any]:
         batch: BatchEnded | None = notes.get("batch")
         status = seen.status or None
@@ -170,11 +179,13 @@ class AccessLog:
             "bytes_out": seen.size,
         }
         if batch is not None:
+            job, items = notes.get("job") or (None, 0)
             line |= {
                 "batch.id": None if batch.batch is None else batch.batch.id,
                 "batch.mode": "streamed" if batch.streamed else "buffered",
-                "batch.items": 0 if batch.batch is None else len(batch.batch.items),
+                "batch.items": items if batch.batch is None else len(batch.batch.items),
                 "batch.failed": batch.failed,
+                "job.id": job,
                 "code": batch.code,
             }
         line |= {name: notes[name] for name in ("upstream", "address", "attempts", "code") if notes.get(name)}
@@ -247,8 +258,7 @@ def _flags(notes: Mapping[str, Any], status: int, *, left: bool) -> dict[str, st
 
 
 def _request_id(given: bytes) -> str:
-    text = given.decode("latin-1")
-    return text if 0 < len(text) <= 128 and text.isascii() and text.isprintable() else uuid.uuid4().hex
+    return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def moment(seconds: float) -> str:
@@ -283,7 +293,9 @@ def as_text(record: Mapping[str, Any], *, coloured: bool = False) -> bytes:
     if record["msg"] == "batch":
         items = record["batch.items"]
         parts.append(f"{items} {'item' if items == 1 else 'items'}, {record['batch.failed']} failed")
-    parts += [f"{name}={record[name]}" for name in ("item.index", "upstream", "code", "flags") if name in record]
+    parts += [
+        f"{name}={record[name]}" for name in ("item.index", "job.id", "upstream", "code", "flags") if name in record
+    ]
     parts = [printable(part) for part in parts]
     if coloured and status[0] in _COLOURS:
         parts[2] = f"{_COLOURS[status[0]]}{parts[2]}\x1b[0m"

@@ -22,6 +22,7 @@ _AUTHORITY = re.compile(
 )
 _URL = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#\\\s]*)(?P<path>/[^?#]*)?")
 _PORTS = {"http": 80, "https": 443}
+_PORT = "expected a port from 1 to 65535"
 _FORMS = "expected http://host[:port][/prefix], https://host[:port][/prefix] or unix:/path/of.sock"
 
 
@@ -87,12 +88,15 @@ def _host_and_port(authority: str, url: str, setting: str) -> tuple[str, int | N
         # It would be sent to nobody, and shown in logs.
         raise SettingError(setting, "…@" + authority.rpartition("@")[2], "expected no user and password")
     match = _AUTHORITY.fullmatch(authority)
+    host, _, port = authority.rpartition(":")
+    if match is None and port.isdecimal() and _AUTHORITY.fullmatch(host):
+        raise SettingError(setting, url, _PORT)
     if match is None or not _is_host(match["host"]):
         raise SettingError(setting, url, "expected a host: a name in ASCII, an IPv4 address or an IPv6 one in brackets")
     if match["port"] is None:
         return match["host"], None
     if not 1 <= int(match["port"]) <= 65535:
-        raise SettingError(setting, url, "expected a port from 1 to 65535")
+        raise SettingError(setting, url, _PORT)
     return match["host"], int(match["port"])
 
 

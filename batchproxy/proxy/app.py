@@ -92,6 +92,9 @@ class ReverseProxy:
             self._own = list(live.values())
             for upstream in self._own:
                 upstream.start()
+                if upstream.settings.tls.insecure_skip_verify:
+                    # The process says it when it has read its file.
+                    logger.warning("upstream.insecure: upstream=%s certificates are not verified", upstream.name)
             self._ways = Ways(self.routes, {**self._live, **live})
         return self._ways
 

@@ -18,7 +18,7 @@ from ..engine.routing import without_port
 from ..engine.settings import KiB, strings
 from .addresses import is_host
 from .forwarding import Forwarding, Pairs
-from .problem import CLOSE, Problem, answer, answer_handshake, notes_of
+from .problem import CLOSE, Problem, answer, answer_handshake, notes_of, request_id
 
 _HOST_PATTERN = re.compile(r"(?:\*\.)?[a-z0-9_](?:[a-z0-9_.\-]*[a-z0-9_])?|\[[0-9a-f:.]+\]")
 # The message cannot be framed, or reach anybody, without these: nobody can list them away.
@@ -61,6 +61,8 @@ class Entrance:
             return
         if kind == "http":
             send = _dated(send)
+        if self.forwarding.trusted_proxies and not self.forwarding.believes(scope.get("client")):
+            scope = _with_an_id_of_ours(scope)
         problem = self._problem(scope)
         if problem is None:
             entered = self.forwarding.applied({**scope, "headers": end_to_end(scope["headers"], kind == "websocket")})
@@ -95,6 +97,17 @@ class Entrance:
         return name in self._hosts or any(name.endswith(each) and len(name) > len(each) for each in self._below)
 
 
+def _with_an_id_of_ours(scope: Scope) -> Scope:
+    """Where somebody is known whose `X-Request-ID` counts, that of others does not: logs are joined by it."""
+    headers: Pairs = scope["headers"]
+    if all(name != b"x-request-id" for name, _ in headers):
+        return scope
+    notes = notes_of(scope)
+    notes.pop("request_id", None)
+    own = (b"x-request-id", request_id(notes, ()).encode("ascii"))
+    return {**scope, "headers": [*(pair for pair in headers if pair[0] != b"x-request-id"), own]}
+
+
 def end_to_end(headers: Pairs, is_handshake: bool = False) -> Pairs:
     """The headers without those that concern one connection (RFC 9110, section 7.6.1); a handshake keeps what it needs.
 
@@ -109,14 +122,14 @@ def end_to_end(headers: Pairs, is_handshake: bool = False) -> Pairs:
 
 def ambiguity(headers: Pairs, http_version: str) -> str | None:
     """Why a request could be read in two ways, if so."""
-    return _framing_fault(headers) or _host_fault(headers, http_version)
+    return _framing_fault(headers, http_version) or _host_fault(headers, http_version)
 
 
 def _closing(status: int, code: str, detail: str) -> Problem:
     return Problem(status, code, detail, (CLOSE,))
 
 
-def _framing_fault(headers: Pairs) -> str | None:
+def _framing_fault(headers: Pairs, http_version: str) -> str | None:
     """RFC 9112, section 6.3: a message that could be read in two ways."""
     names = {name for name, _ in headers}
     lengths = [value for name, value in headers if name == b"content-length"]
@@ -131,6 +144,9 @@ def _framing_fault(headers: Pairs) -> str | None:
         return "There is one Content-Length, a number."
     if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
         return "The only transfer coding is chunked."
+    if codings and http_version < "1.1":
+        # RFC 9112, section 6.1: whoever handed it on may not have read it.
+        return "HTTP/1.0 has no transfer codings."
     return None
 
 

@@ -138,11 +138,10 @@ class Forwarding(Settings):
 
     def origin(self, client: Sequence[object] | None, headers: Pairs) -> Origin:
         """Who sent the request, as far as those are believed who say so."""
-        # The zone of a link-local peer is known to us alone.
-        peer = None if client is None else _address(str(client[0]).partition("%")[0])
+        peer = _peer(client)
         port = client[1] if client is not None and isinstance(client[1], int) else 0
         hops = [] if peer is None else [Hop(peer, port)]
-        if not (self._trusts_unix if client is None else peer is not None and self._trusts(peer)):
+        if not self._is_believed(client, peer):
             return Origin(hops, False)
         if any(name == b"x-forwarded-for" for name, _ in headers):
             return self._by_x_forwarded(hops, headers)
@@ -179,8 +178,20 @@ class Forwarding(Settings):
             position -= 1
         return position
 
+    def believes(self, client: Sequence[object] | None) -> bool:
+        """Whether this peer is one of `trusted_proxies`."""
+        return self._is_believed(client, _peer(client))
+
+    def _is_believed(self, client: Sequence[object] | None, peer: IPAddress | None) -> bool:
+        return self._trusts_unix if client is None else peer is not None and self._trusts(peer)
+
     def _trusts(self, address: IPAddress) -> bool:
         return any(address in network for network in self.networks)
+
+
+def _peer(client: Sequence[object] | None) -> IPAddress | None:
+    # The zone of a link-local peer is known to us alone.
+    return None if client is None else _address(str(client[0]).partition("%")[0])
 
 
 def hop(text: str) -> Hop | None:

@@ -20,7 +20,7 @@ from ..engine.model import Headers, Scope, Send
 CLOSE = (b"connection", b"close")
 """The unread rest of a body cannot be told from the next request; for HTTP/1 alone."""
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._~+/=:@\-]{1,128}")
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -19,10 +19,10 @@ import uvicorn
 from ..engine.errors import SettingError
 from ..jobs.resources.service import JobService
 from ..jobs.store import StoreError, StoreSettings, opened
-from ..jobs.webhooks import WebhookSender
 from ..jobs.working import JobWorker
 from ..middleware import BatchMiddleware
 from ..observe.process_log import close_log, set_up
+from . import signals
 from .collector import leave_alone_what_is_there
 from .configuration.checking import imported
 from .loop import run
@@ -52,8 +52,12 @@ def work(name: str, store: str | None, concurrency: int | None, *, level: str, f
 
 async def _live(app: Any, url: str | None, concurrency: int | None) -> int:
     asked = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    # There is no file to read again.
+    hangup = () if signals.is_hangup_ignored() else (signal.SIGHUP,)
+    for number in (signal.SIGTERM, signal.SIGINT, *hangup):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    if signals.taken():
+        asked.set()
     config = uvicorn.Config(app, lifespan="auto", log_config=None)
     config.load()
     lifespan = config.lifespan_class(config)
@@ -74,8 +78,8 @@ async def _live(app: Any, url: str | None, concurrency: int | None) -> int:
         async with AsyncExitStack() as stack:
             store = await stack.enter_async_context(opened(kept))
             if settings.webhooks is not None:
-                await stack.enter_async_context(WebhookSender(store, settings.webhooks))
-            await stack.enter_async_context(JobWorker(store, service.kinds, work))
+                await stack.enter_async_context(service.webhooks(store))
+            await stack.enter_async_context(JobWorker(store, service.kinds, work, observers=service.observers))
             leave_alone_what_is_there()
             logger.info("working: on jobs of %s", ", ".join(kind.name for kind in service.kinds))
             await asked.wait()

@@ -24,6 +24,7 @@ from .commands.speaking import Code, Manner, escaped
 from .commands.starter import init, schema
 from .commands.version import version
 from .commands.worker import worker
+from .signals import interruptible
 
 app = typer.Typer(
     name="batchproxy",
@@ -82,6 +83,7 @@ def everything(
 
 def run() -> int:
     """Runs the command line with the arguments of the process; returns the exit code."""
+    interruptible()
     # Guards and transports of the user's own are named in the configuration, and lie where the user is.
     with contextlib.suppress(OSError):
         # Last, so that a file which lies there is never taken for a part of ours.

@@ -6,7 +6,7 @@ Defaults lie below the file, the file below the environment, and that below the 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,16 @@ class Loaded:
 
 
 def load(
-    path: Path | None, *, environment: Mapping[str, str] = os.environ, flags: Mapping[str, Any] | None = None
+    path: Path | None,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    flags: Mapping[str, Any] | None = None,
+    set_by: Collection[str] = (),
 ) -> Loaded:
     """Reads and checks everything. Raises `ConfigErrors` with all that is wrong.
 
-    `flags` are by dotted keys, such as `server.listen`. Without a path there is no file.
+    `flags` are by dotted keys, such as `server.listen`; `set_by` names the variables that set some of them. Without a
+    path there is no file.
     """
     report = Report("configuration" if path is None else str(path))
     folder = Path.cwd() if path is None else path.absolute().parent
@@ -63,7 +68,7 @@ def load(
     expansion.expand(root)
     layers = Layers(Config, root, report)
     layers.environment(environment)
-    layers.flags(flags or {})
+    layers.flags(flags or {}, set_by)
     checking = Checking(report, folder)
     config = checking.build(Config, root, place=Origin("file", report.file, 1, 1) if path else DEFAULT)
     check_files(checking.files, report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from .collector import leave_alone_what_is_there
 from .config import Loaded
 from .http import HttpServer, main_server
 from .running import Process
+
+logger = logging.getLogger("batchproxy")
 
 
 class Refused(Exception):
@@ -105,7 +108,8 @@ class Alone(Single):
 
     async def start(self, loaded: Loaded, number: int = 1) -> None:
         await self._begin(loaded, number)
-        self._server = main_server(self._process, loaded.config.server)
+        process = self._process
+        self._server = main_server(process, loaded.config.server, full=process.full, unreadable=process.unreadable)
         self._serving = asyncio.get_running_loop().create_task(
             self._server.serve(sockets=[self._listening]), name="batchproxy server"
         )
@@ -133,6 +137,8 @@ class Alone(Single):
         self._process.drain(max(grace - min(1.0, grace / 5), 0.0))
         await asyncio.gather(self._server.stop(grace), self._process.stop_jobs(grace))
         await asyncio.wait({self._serving})
+        if not self._serving.cancelled() and self._serving.exception() is not None:
+            logger.error("stopping.failed: what ran was cut", exc_info=self._serving.exception())
         await self._process.aclose()
         self._watch.stop()
         if self._lines is not None:

@@ -24,7 +24,8 @@ from ..proxy.upstream import LiveUpstream
 from .config import Loaded
 
 if TYPE_CHECKING:
-    from .jobs import ProcessJobs, ServedJobs
+    from .jobs import ProcessJobs
+    from .served_jobs import ServedJobs
 
 
 class Generation:

@@ -9,8 +9,10 @@ import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from ..engine.errors import SettingError
-from ..jobs.resources import box_of
+from ..engine.errors import BatchError, SettingError
+from ..engine.headers import inherited
+from ..jobs.resources import Vault, box_of
+from ..jobs.resources.principal import CREDENTIALS
 from ..jobs.store import StoreError
 from ..jobs.store.places import NETWORK, check_place, file_system
 from ..jobs.webhooks.signing import Secrets
@@ -32,6 +34,38 @@ def faults(jobs: Jobs) -> Iterator[tuple[tuple[str, ...], str]]:
         except SettingError as fault:
             key = "signing" if fault.setting == f"secrets.{SECRET}" else "callbacks"
             yield ("webhooks", key), f"`{key}` cannot be used, {fault.expected}"
+
+
+def warnings(jobs: Jobs) -> Iterator[str]:
+    """What works, but hardly as it was meant."""
+    try:
+        if jobs.anonymous or box_of(jobs.key_file) is not None:
+            return
+    except SettingError:
+        return  # there is a key, which is at fault
+    # Whatever header says whose a job is, is in every request that can be taken, and its items inherit it.
+    names = _naming(jobs.principal)
+    vault = Vault(None, jobs.plain_headers)
+    if all(_is_refused(vault, name) for name in names):
+        told = " or ".join(f"`{name}`" for name in names)
+        key = f"a key for credentials (`key_file`, or variable `{KEY_VARIABLE}`)"
+        yield f"no job can be taken: its owner is known by {told}, which a job may only keep with {key}"
+
+
+def _naming(principal: str) -> list[str]:
+    """The headers of which one has to be there, so that a job has an owner."""
+    how, _, name = principal.partition(":")
+    if how == "credential":
+        return [each.decode("ascii") for each in CREDENTIALS]
+    return [name.lower() if how == "header" else "cookie"]
+
+
+def _is_refused(vault: Vault, name: str) -> bool:
+    try:
+        vault.new_secret(inherited([(name.encode("ascii"), b"x")]))
+    except BatchError:
+        return True
+    return False
 
 
 def _of_place(jobs: Jobs) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -40,6 +40,7 @@ class Store(Settings):
     blobs: str | None = None
     blobs_endpoint: str | None = None
     blobs_region: str | None = None
+    pooler: bool = False
     connections: int = count(8)
     wait: Seconds = seconds(5)
     lease: Seconds = seconds(30)

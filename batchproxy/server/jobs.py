@@ -1,4 +1,4 @@
-"""The jobs of the process: one store for all generations, a worker, webhooks, and what each endpoint shows of them.
+"""The jobs of the process: one store for all generations, a worker, and webhooks.
 
 Knows: how the parts are put together; that a generation goes while the jobs stay. Must not know: what the parts do.
 
@@ -12,26 +12,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
 
-from ..endpoint import Endpoint, Visit
-from ..engine.errors import SettingError, Unsupported
+from ..engine.errors import SettingError
 from ..engine.events import Observer
-from ..engine.model import ASGIApp, Receive, Scope, Send
-from ..engine.target import Entry
-from ..jobs.resources import JobResources, NativeKind, Vault, box_of, kind_name
+from ..engine.model import Receive, Scope, Send
 from ..jobs.resources.apis import JobApi
-from ..jobs.resources.describing import described, operations
-from ..jobs.resources.problems import NoSuchJob, Unavailable
-from ..jobs.resources.resources import is_lines_type
-from ..jobs.resources.wishes import preferences
 from ..jobs.store import Claim, Job, JobsError, JobState, JobStore, Message, StoreError, opened
-from ..jobs.webhooks import WebhookSender, message_for
+from ..jobs.webhooks import Undelivered, WebhookSender, message_for
 from ..jobs.working import Failed, Finish, JobBatch, JobKind, JobWorker, Unready
 from .job_settings import SECRET, Jobs
+from .served_jobs import ServedJobs, StoreState
 
 logger = logging.getLogger("batchproxy")
 
@@ -50,15 +44,6 @@ class Serving(Protocol):
     served: ServedJobs | None
 
     async def serve_item(self, scope: Scope, receive: Receive, send: Send) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreState:
-    """What is known of the store. `code` says why it is not to be had."""
-
-    is_open: bool = False
-    code: str = "opening"
-    workers: int = 0
 
 
 class ProcessJobs:
@@ -203,7 +188,7 @@ class ProcessJobs:
         async with AsyncExitStack() as stack:
             if self._works and self.settings.webhooks is not None:
                 settings = replace(self.settings.webhooks.made(), grace=_LAST_WORDS / 2)
-                await stack.enter_async_context(WebhookSender(store, settings))
+                await stack.enter_async_context(WebhookSender(store, settings, opened=self._opened))
             if self._works and not self._stopping.is_set():
                 work = self.settings.worker.made()
                 async with JobWorker(store, self._kinds(), work, observers=self._observers) as worker:
@@ -213,6 +198,12 @@ class ProcessJobs:
                     await worker.drain(self._grace)
                     self.worker = None
             await self._stopping.wait()
+
+    def _opened(self, url: str, owner: str) -> str:
+        served = self._newest().served
+        if served is None:
+            raise Undelivered("its URL is encrypted, and there are no jobs any more")
+        return served.opened(url, owner)
 
     def _kinds(self) -> list[JobKind]:
         served = self._newest().served
@@ -260,9 +251,7 @@ class _NewestKind:
 
     async def validate(self, store: JobStore, claim: Claim, job: Job) -> Failed | None:
         found = await self._jobs.kind(self.name).validate(store, claim, job)
-        if found is None:
-            return None
-        return msgspec.structs.replace(found, messages=[*found.messages, *self._told(job, JobState.FAILED)])
+        return None if found is None else self._failed(found, job)
 
     def batch(self, job: Job, items: Mapping[int, bytes]) -> JobBatch:
         found = self._jobs.kind(self.name).batch(job, items)
@@ -275,124 +264,18 @@ class _NewestKind:
             return msgspec.structs.replace(found, messages=[*found.messages, *told])
         return [*found, *told]
 
+    def unfinished(self, job: Job) -> Failed:
+        return self._failed(self._jobs.kind(self.name).unfinished(job), job)
+
+    def _failed(self, failed: Failed, job: Job) -> Failed:
+        return msgspec.structs.replace(failed, messages=[*failed.messages, *self._told(job, JobState.FAILED)])
+
     def _told(self, job: Job, end: JobState | None) -> Sequence[Message]:
         """What is told of every job."""
         webhooks = self._jobs.settings.webhooks
         if webhooks is None or webhooks.url is None:
             return ()
         return (message_for(job, webhooks.url, SECRET, state=end),)
-
-
-class ServedJobs:
-    """The jobs of one generation. `kinds` are those of its endpoints by name, once the middleware has asked for it."""
-
-    def __init__(self, jobs: ProcessJobs, settings: Jobs, apis: Sequence[JobApi]) -> None:
-        self._jobs = jobs
-        self._on = settings.is_on
-        # The store stays what it was at the start, and who is told of ends.
-        at_start = jobs.settings
-        made = replace(settings, store=at_start.store, webhooks=at_start.webhooks).made()
-        self._settings = replace(made, apis=apis)
-        self._vault = Vault(box_of(settings.key_file), settings.plain_headers)
-        self.kinds: dict[str, JobKind] = {}
-        self._paths: list[str] = []
-        self._apis: list[tuple[JobApi, ASGIApp]] = []
-        self._resources: dict[str, JobResources] = {}
-        self._store: JobStore | None = None
-        self._is_draining = False
-        self.entry: Callable[[str], Entry]
-
-    def service(
-        self, endpoints: Sequence[Endpoint], entry: Callable[[str], Entry], observers: Sequence[Observer] = ()
-    ) -> ServedJobs:
-        """The observers are those that the worker of the process has already."""
-        self.entry = entry
-        self._paths = paths = [endpoint.path for endpoint in endpoints]
-        self.kinds = {
-            kind_name(endpoint.path): NativeKind(
-                endpoint.path,
-                endpoint,
-                self._vault,
-                entry=entry,
-                endpoints=paths,
-                delivery=self._settings.delivery_at(endpoint.path),
-                callbacks=self._settings.webhooks is not None,
-            )
-            for endpoint in endpoints
-            if self._on(endpoint.path)
-        }
-        for api in self._settings.apis:
-            kind = api.kind(self._vault, entry=entry, endpoints=paths)
-            self.kinds[kind.name] = kind
-        return self
-
-    async def start(self) -> None:
-        """Nothing: the process has begun by then."""
-
-    async def stop(self) -> None:
-        """Nothing: the process ends the work."""
-
-    def drain(self) -> None:
-        self._is_draining = True
-        for resources in self._resources.values():
-            resources.stopping.set()
-
-    # For visits
-
-    def takes(self, visit: Visit) -> bool:
-        """A batch that prefers to be answered asynchronously. Raises `Unsupported` for lines that do not."""
-        is_on = self._on(visit.endpoint.path)
-        if is_on and preferences(visit.fields).respond_async:
-            return True
-        if is_lines_type(visit.fields):
-            wanted = "; send them with the header `Prefer: respond-async`" if is_on else ", and there are none here"
-            raise Unsupported(f"Lines are taken as a job only{wanted}.")
-        return False
-
-    async def submit(self, visit: Visit) -> int:
-        return await self._of(visit).submit(visit)
-
-    async def serve(self, visit: Visit, rest: str) -> None:
-        await self._of(visit).serve(visit, rest)
-
-    def has(self, path: str) -> bool:
-        """Whether a path is that of another API over the same jobs."""
-        return any(api.takes(path) for api in self._settings.apis)
-
-    async def call(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """A request to such an API."""
-        self._renew()
-        app = next(app for api, app in self._apis if api.takes(path))
-        await app(scope, receive, send)
-
-    def _renew(self) -> JobStore:
-        """The store of now, for which all else is made. Raises `Unavailable`."""
-        store = self._jobs.store
-        if store is None:
-            code = self._jobs.state.code
-            raise Unavailable("The store of jobs cannot be used now.", code=code, headers=((b"retry-after", b"5"),))
-        if store is not self._store:
-            about = (store, self._settings, self._vault)
-            self._store, self._resources = store, {}
-            self._apis = [(api, api.resources(*about, endpoints=self._paths)) for api in self._settings.apis]
-        return store
-
-    def _of(self, visit: Visit) -> JobResources:
-        path = visit.endpoint.path
-        if not self._on(path):
-            raise NoSuchJob("There are no jobs at this path.")
-        store = self._renew()
-        if path not in self._resources:
-            self._resources[path] = JobResources(store, self._settings, visit.endpoint, self._vault)
-            if self._is_draining:
-                self._resources[path].stopping.set()
-        return self._resources[path]
-
-    def description(self, endpoint: Endpoint, problem_type: str) -> dict[str, Any]:
-        return described(self._settings, endpoint, problem_type) if self._on(endpoint.path) else {}
-
-    def operations(self, endpoint: Endpoint) -> dict[str, dict[str, Any]]:
-        return operations(self._settings, endpoint) if self._on(endpoint.path) else {}
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
 from ..observe.process_log import close_log, set_up
+from . import signals
 from .admin import Admin
 from .config import ConfigErrors, Loaded
 from .fleet import Alone, Fleet, Refused, Working
@@ -28,6 +29,9 @@ from .settings import Listener, read_listener
 logger = logging.getLogger("batchproxy")
 
 OK, FAILED, BAD_CONFIG = 0, 1, 78
+
+_ONE_WORD = 0.2
+"""Within so many seconds, being told again to stop is being told once: timeout(1) tells the process, then its group."""
 
 
 def serve(load: Callable[[], Loaded], *, listens: bool = True) -> int:
@@ -45,6 +49,7 @@ def serve(load: Callable[[], Loaded], *, listens: bool = True) -> int:
     for warning in loaded.warnings:
         logger.warning("config.warning: %s", warning)
     listening: dict[str, socket.socket] = {}
+    signals.hold()
     try:
         for name, listener in _listeners(loaded, listens=listens):
             listening[name] = _bound(name, listener)
@@ -137,6 +142,7 @@ class _Life:
         self._server = loaded.config.server
         self._reloader = Reloader(load, loaded, fleet)
         self._asked: asyncio.Future[int] = self._loop.create_future()
+        self._asked_at = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._admin: HttpServer | None = None
         self._reloads_waiting = 0
@@ -146,10 +152,15 @@ class _Life:
     async def live(self, where: str | None, admin: socket.socket | None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop_asked, number)
-        self._loop.add_signal_handler(signal.SIGHUP, self._reload_asked)
+        self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        for early in signals.taken():
+            if early == signal.SIGHUP:
+                self._hung_up()
+            else:
+                self._stop_asked(early)
         administering = self._administer(admin)
         try:
-            await self._fleet.start(self._reloader.loaded)
+            await self._reloader.begin()
         except Refused as refusal:
             if self._asked.done():
                 return OK  # the workers ended because we were asked to
@@ -220,14 +231,26 @@ class _Life:
             await asyncio.wait(list(self._tasks))
 
     def _stop_asked(self, number: int) -> None:
+        now = self._loop.time()
         if not self._asked.done():
             self._asked.set_result(number)
+            self._asked_at = now
+            return
+        if now - self._asked_at < _ONE_WORD:
             return
         logger.warning("stopping.at_once: told twice to stop")
         self._fleet.kill()
         _remove(self._files)
         close_log(0.2)
         os._exit(FAILED)
+
+    def _hung_up(self) -> None:
+        """SIGHUP: our terminal is closed, or somebody asks for a reload."""
+        if not signals.is_terminal_closed():
+            self._reload_asked()
+        elif not self._asked.done():
+            # The shell says it as well, so it is not counted as being told twice.
+            self._stop_asked(signal.SIGHUP)
 
     def _reload_asked(self) -> None:
         if self._reloads_waiting:

@@ -71,6 +71,11 @@ class Reloader:
         self.number = 1
         self.last = Verdict(True, True, 1, loaded.digest, warnings=list(loaded.warnings), at=time.time())
 
+    async def begin(self) -> None:
+        """Puts the first generation to work; who asks for a reload meanwhile waits. Raises `Refused`."""
+        async with self._lock:
+            await self._fleet.start(self.loaded, self.number)
+
     async def reload(self, cause: str) -> Verdict:
         """Reads anew and, if all is well, swaps. The verdict is logged, and kept as `last`."""
         async with self._lock:

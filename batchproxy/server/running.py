@@ -15,8 +15,10 @@ from ..engine.events import Observer
 from ..engine.in_flight import InFlight
 from ..engine.model import ASGIApp, Message, Receive, Scope, Send
 from ..observe.logs import AccessLog
+from ..proxy.problem import CLOSE, Problem, answer, notes_of
 from .config import Loaded
 from .generation import Generation
+from .protocols import Client
 
 if TYPE_CHECKING:
     from .jobs import ProcessJobs
@@ -51,6 +53,8 @@ class Process:
         self._generation.start()
         self._retiring: dict[Generation, asyncio.Task[None]] = {}
         self._app: ASGIApp = self._serve if access_log is None else access_log.around(self._serve)
+        self.full: ASGIApp = _refuse if access_log is None else access_log.around(_refuse)
+        """Answers what is beyond the connections that the process may have."""
 
     def __repr__(self) -> str:
         return f"Process({self._generation!r}, retiring={len(self._retiring)})"
@@ -74,6 +78,11 @@ class Process:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, _closing(send) if self.is_draining else send)
+
+    def unreadable(self, client: Client) -> None:
+        """A client sent what is not HTTP."""
+        if self._access_log is not None:
+            self._access_log.unreadable(None if client is None else client[0])
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._generation.serve(scope, receive, send)
@@ -151,6 +160,14 @@ async def running(loaded: Loaded, *, access_log: AccessLog | None = None) -> Asy
     finally:
         await process.stop_jobs(0.0)
         await process.aclose()
+
+
+_FULL = Problem(503, "overloaded", "There are too many connections.", (CLOSE, (b"retry-after", b"1")))
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    notes_of(scope).update(code=_FULL.code, flags="OM")
+    await answer(_FULL, scope, send)
 
 
 def _closing(send: Send) -> Send:

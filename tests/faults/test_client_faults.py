@@ -19,7 +19,7 @@ from tests.serving import PATIENCE, parse, request
 from .whole import Whole, whole
 
 CONFIG = """
-server: {{watch: false, header_timeout: 1s}}
+server: {{watch: false, header_timeout: {header_timeout}}}
 upstreams: {{api: {{url: '{}'}}}}
 """
 BATCH = request(
@@ -30,9 +30,11 @@ BATCH = request(
 )
 
 
-async def seen(folder: Path, check: Callable[[Whole], None], script: Script | None = None) -> None:
+async def seen(
+    folder: Path, check: Callable[[Whole], None], script: Script | None = None, *, header_timeout: str = "600s"
+) -> None:
     def run(url: str) -> None:
-        with whole(folder, CONFIG.format(url)) as running:
+        with whole(folder, CONFIG.format(url, header_timeout=header_timeout)) as running:
             check(running)
             assert running.ask("GET", "/").status == 200
             assert "task.failed" not in {each["msg"] for each in running.log}
@@ -61,7 +63,7 @@ async def test_a_head_that_never_ends(tmp_path: Path) -> None:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ")
             assert rest(connection) == b""
 
-    await seen(tmp_path, check)
+    await seen(tmp_path, check, header_timeout="1s")
 
 
 @pytest.mark.parametrize(

@@ -202,8 +202,8 @@ async def test_a_name_that_hangs_holds_up_nobody_else(
     """With more requests for it than there are threads, others are looked up and answered, and the process ends."""
     names.silent |= {f"hangs{number}.test" for number in range(8)}
     names.names["there.test"] = "127.0.0.1"
-    more = f"transport: {transport}, timeouts: {{connect: 1s}}"
-    hanging = [f"url: 'http://hangs{number}.test:8000', {more}" for number in range(8)]
+    more = f"transport: {transport}"
+    hanging = [f"url: 'http://hangs{number}.test:8000', {more}, timeouts: {{connect: 1s}}" for number in range(8)]
     # Each connection of its own, so that each request looks the name up.
     async with upstream(answering(response(b"ok", b"connection: close"), then_close=True)) as behind:
         text = config(f"url: 'http://there.test:{behind.port}', {more}", *hanging, max_in_flight="500")
@@ -246,7 +246,7 @@ async def test_a_name_that_moves(names: NameServer, resolving: Callable[[Command
     """Connections that are kept stay where they are; the next one that is opened goes to the new address."""
     async with two_at_one_port() as (old, address):
         names.names["moves.test"] = "127.0.0.1"
-        text = config(f"url: 'http://moves.test:{old.port}', idle_expiry: 1s")
+        text = config(f"url: 'http://moves.test:{old.port}', idle_expiry: 3s")
         async with process(tmp_path, text, resolving) as running:
 
             async def asked() -> bytes:

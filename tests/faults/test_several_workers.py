@@ -67,9 +67,10 @@ def test_a_worker_that_dies_is_replaced(upstreams: tuple[Server, Server], tmp_pa
 
 def test_the_end_is_orderly(upstreams: tuple[Server, Server], tmp_path: Path) -> None:
     """SIGTERM to the parent ends all, no request fails that was sent before, and the exit code is 0."""
-    with whole(tmp_path, SETTINGS + config(upstreams[0])) as running:
+    settings = SETTINGS.replace("drain_delay: 1s", "drain_delay: 3s")  # each of the clients is to see the end of it
+    with whole(tmp_path, settings + config(upstreams[0])) as running:
         pids = [each["pid"] for each in workers(running)]
-        with load(running.server, until=lambda _: running.log[-1]["msg"] == "stopping") as ledger:
+        with load(running.server, until=lambda _: running.has_said("stopping")) as ledger:
             ledger.waits_for(50)
             running.signal(signal.SIGTERM)
             running.says("stopping")

@@ -126,8 +126,7 @@ async def test_they_go_on_during_the_delay_and_a_second_signal_ends_it(tmp_path:
         await asyncio.to_thread(running.says, "stopping")
         await client.send(b"still there")
         assert await client.recv() == b"still there"
-        running.signal(signal.SIGTERM)
-        assert await asyncio.to_thread(running.ended) == 1
+        assert await asyncio.to_thread(running.ended_by, signal.SIGTERM) == 1
         await client.wait_closed()
         assert client.close_code == 1006
         assert await behind.waits_for(1) == [None]
@@ -196,8 +195,9 @@ async def test_a_client_that_never_reads(tmp_path: Path) -> None:
             for _ in range(3):
                 stack.enter_context(await asyncio.to_thread(never_reading, running))
             await stands_still(lambda: sent)
-            # For each: one message that the server writes, one that waits for it, one behind, one that is coming.
-            assert resident(running.process.pid) - before < 3 * 5 * LARGE
+            # For each: one message that the server writes, one that waits for it, one behind, one that is coming. Large
+            # blocks leave holes, so that as much again is allowed: what is gathered would be endless.
+            assert resident(running.process.pid) - before < 3 * 8 * LARGE
             running.signal(signal.SIGTERM)
             assert await asyncio.to_thread(running.ended) == 0
         assert await behind.waits_for(3) == [1001] * 3

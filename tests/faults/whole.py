@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from tests.serving import PATIENCE, Headers, Response, Server, ask
 STARTED_BY = """
 import resource, sys
 from pathlib import Path
+from batchproxy.server.collector import leave_alone_what_is_imported
+leave_alone_what_is_imported()
 from batchproxy.server.config import load
 from batchproxy.server.life import serve
 descriptors = int(sys.argv[2])
@@ -57,6 +59,10 @@ class Whole:
                 self._said.notify_all()
         with self._said:
             self._said.notify_all()
+
+    def has_said(self, message: str) -> bool:
+        """Whether the log has such a record."""
+        return any(each["msg"] == message for each in [*self.log])
 
     def says(self, message: str, times: int = 1) -> dict[str, Any]:
         """Waits until the log has such a record so often; the last of them."""
@@ -103,8 +109,16 @@ class Whole:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
+    def ended_by(self, number: int) -> int:
+        """The exit code after so many signals as it takes: those of one moment count as one."""
+        while self.process.poll() is None:
+            self.signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.1)
+        return self.ended()
+
     def ended(self) -> int:
-        """The exit code."""
+        """The exit code; all that it said has been read by then."""
         code = self.process.wait(PATIENCE)
         for reader in self._readers:
             reader.join(PATIENCE)
@@ -145,7 +159,7 @@ def whole(
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(PATIENCE)
-                finally:
-                    process.kill()
+            try:
+                running.ended()
+            finally:
+                process.kill()

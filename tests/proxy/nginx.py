@@ -17,6 +17,8 @@ from pathlib import Path
 
 import trustme
 
+from tests.serving import PATIENCE
+
 PROGRAM = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
 _CONFIG = """
@@ -68,10 +70,17 @@ class Nginx:
 
 
 def free_port() -> int:
+    with unused_port() as port:
+        return port
+
+
+@contextmanager
+def unused_port() -> Iterator[int]:
+    """A port at which nobody listens as long as the block lasts."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
-        return port
+        yield port
 
 
 @contextmanager
@@ -105,7 +114,7 @@ def nginx(files: dict[str, bytes]) -> Iterator[Nginx]:
             yield Nginx(folder=folder, port=port, ca=str(folder / "ca.pem"))
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(10)
+            process.wait(PATIENCE)
 
 
 def _came_up(process: subprocess.Popen[bytes], port: int) -> bool:

@@ -10,8 +10,9 @@ from typing import Any, ParamSpec
 
 Given = ParamSpec("Given")
 
-# How long a test may hang before it fails; nothing waits for this time to pass.
-PATIENCE = 30.0
+# How long a test may hang before it fails; nothing waits for this time to pass. What waits for one thing only gives up
+# before, and says for what.
+PATIENCE = 120.0
 # What a server runs on, and what is used where that is not to be had.
 LOOPS = ("asyncio",) if sys.platform == "win32" else ("asyncio", "uvloop")
 

@@ -14,7 +14,7 @@ import pytest
 from batchproxy.engine.errors import SettingError
 from batchproxy.engine.routing import Route, RouteTable
 from batchproxy.proxy.app import ReverseProxy
-from batchproxy.proxy.settings import Retry, Timeouts, Upstream
+from batchproxy.proxy.settings import TLS, Retry, Timeouts, Upstream
 from tests.serving import StartupFailed, serve
 
 from .fronting import WAYS, Answered, fronted, proxied, served
@@ -360,8 +360,8 @@ async def never_answers(peer: Peer) -> None:
 @pytest.mark.parametrize("where", ["first_byte", "route"])
 def test_an_upstream_that_never_answers(way: str, where: str) -> None:
     """The upstream's deadline and the route's end the exchange with 504, and cut the connection."""
-    route = Route(upstream="api", timeout=0.05 if where == "route" else None)
-    timeouts = Timeouts(first_byte=0.05 if where == "first_byte" else 30)
+    route = Route(upstream="api", timeout=0.2 if where == "route" else None)
+    timeouts = Timeouts(first_byte=0.2 if where == "first_byte" else 30)
 
     @on_a_loop
     async def check() -> None:
@@ -419,6 +419,19 @@ def test_an_upstream_that_cannot_be_opened_stops_the_start() -> None:
     broken = Upstream(url="http://h", transport="no.such:thing")
     with pytest.raises(StartupFailed, match="transport"), serve(proxied({"api": broken}, [Route(upstream="api")])):
         pass
+
+
+@on_a_loop
+async def test_that_certificates_are_not_verified_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """By the name of the upstream, however many addresses it has."""
+    urls = ["https://127.0.0.1:9", "https://127.0.0.1:10"]
+    upstreams = {"api": Upstream(addresses=urls, tls=TLS(insecure_skip_verify=True)), "other": Upstream(url=urls[0])}
+    app = ReverseProxy(RouteTable([Route(upstream="api")]), upstreams)
+    app.open()
+    await app.aclose()
+    assert [each.getMessage() for each in caplog.records] == [
+        "upstream.insecure: upstream=api certificates are not verified"
+    ]
 
 
 @on_a_loop

@@ -18,7 +18,7 @@ from batchproxy.proxy.settings import Upstream
 from tests.serving import parse
 
 from .fronting import fronted, served
-from .on_a_loop import on_a_loop
+from .on_a_loop import PATIENCE, on_a_loop
 
 SERVERS = ("httptools", "h11")
 
@@ -33,6 +33,7 @@ REFUSED = {
     "no address": b"GET /x HTTP/1.1\r\nHost: [::g]\r\n\r\n",
     "both framings": b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "the other way": b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+    "chunks of HTTP/1.0": b"POST /x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "two lengths": b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
     "no number": b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\nabc",
     "a folded line": b"GET /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n chunked\r\nContent-Length: 3\r\n\r\nabc",
@@ -169,7 +170,7 @@ def run(app: Entrance, scope: dict[str, Any], first: str) -> list[Message]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(asyncio.wait_for(app(scope, receive, send), 5))
+    asyncio.run(asyncio.wait_for(app(scope, receive, send), PATIENCE))
     return sent
 
 

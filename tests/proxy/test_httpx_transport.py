@@ -26,7 +26,7 @@ from . import nginx as real
 from .on_a_loop import on_a_loop
 from .scripted import Peer, answering, response, upstream
 
-SOON = 0.05
+SOON = 0.2
 
 
 def transport(url: str, **settings: Any) -> HttpxTransport:
@@ -268,7 +268,8 @@ async def test_after_expire_no_connection_of_before_is_used() -> None:
 @on_a_loop
 async def test_nobody_listens() -> None:
     """Nothing was sent."""
-    error = await failing(transport(f"http://127.0.0.1:{real.free_port()}"), get())
+    with real.unused_port() as port:
+        error = await failing(transport(f"http://127.0.0.1:{port}"), get())
     assert known(error) == ("connect-failure", Sent.NOTHING, False)
 
 

@@ -143,7 +143,7 @@ async def test_an_item_without_an_end_is_ended() -> None:
         await peer.rest()
 
     async with fronted(events) as front:
-        [answered] = await front.batch([{"path": "/x", "timeout": 0.1}])
+        [answered] = await front.batch([{"path": "/x", "timeout": 0.5}])
         assert (answered.status, answered.error) == (502, "unbatchable_response")
         await front.upstream.peers[0].ended.wait()
 
@@ -255,7 +255,7 @@ def test_a_body_that_does_not_come(length: int) -> None:
 
     @on_a_loop
     async def check() -> None:
-        async with fronted(patient, timeouts=Timeouts(idle=0.1)) as front, client(front) as writer:
+        async with fronted(patient, timeouts=Timeouts(idle=0.3)) as front, client(front) as writer:
             await writer.begin("POST", "/x", f"Content-Length: {length}")
             await writer.write(b"some")
             answered = parse(await writer.reader.read())
@@ -357,7 +357,7 @@ async def test_an_answer_that_stalls_breaks_off() -> None:
         await peer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome")
         await peer.rest()
 
-    async with fronted(script, timeouts=Timeouts(idle=0.1)) as front:
+    async with fronted(script, timeouts=Timeouts(idle=0.3)) as front:
         with pytest.raises(Malformed):
             await front.alone("GET", "/x")
         answered = await front.item("GET", "/x")
@@ -447,7 +447,7 @@ def test_a_batch_that_is_left(method: str) -> None:
 async def test_a_reader_that_takes_nothing_is_given_up() -> None:
     """A client that stops reading holds its exchange no longer than the idle deadline."""
     script, _ = endless(b"HTTP/1.1 200 OK\r\ncontent-length: 999999999999\r\n\r\n", PIECE)
-    async with fronted(script, timeouts=Timeouts(idle=0.2)) as front, client(front) as reader:
+    async with fronted(script, timeouts=Timeouts(idle=0.5)) as front, client(front) as reader:
         await reader.begin("GET", "/x")
         await reader.until(b"\r\n\r\n")
         await front.upstream.peers[0].ended.wait()

@@ -29,7 +29,7 @@ from batchproxy.proxy.upstream import LiveUpstream
 from .on_a_loop import LOOPS, on_a_loop, run
 from .scripted import Peer, Upstream as Behind, response, upstream
 
-SOON = 0.05
+SOON = 0.2
 """A deadline of those that must pass; nothing else depends on how long it is."""
 OUTER: ContextVar[str] = ContextVar("outer", default="another")
 

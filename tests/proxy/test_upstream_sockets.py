@@ -14,12 +14,12 @@ from batchproxy.proxy.settings import TLS, HealthCheck, Retry, Timeouts, Upstrea
 from batchproxy.proxy.transports import Outgoing, UpstreamError
 from batchproxy.proxy.upstream import LiveUpstream
 
-from .nginx import free_port
+from .nginx import unused_port
 from .on_a_loop import LOOPS, on_a_loop, run
 from .played import request, whole
 from .scripted import Peer, Upstream as Server, answering, response, upstream
 
-SOON = 0.05
+SOON = 0.2
 TRANSPORTS = ("native", "httpx")
 FAST = Retry(backoff=0)
 
@@ -60,7 +60,7 @@ def test_a_dead_address_is_passed_over(transport: str) -> None:
     @on_a_loop
     async def main() -> None:
         async with upstream() as server:
-            target = live(f"http://127.0.0.1:{free_port()}", server.url, transport=transport, retry=FAST)
+            target = live(f"http://127.0.0.1:{port}", server.url, transport=transport, retry=FAST)
             for _ in range(12):
                 assert await whole(target, request()) == (200, b"ok")
             dead, alive = target.state()["addresses"]
@@ -68,7 +68,8 @@ def test_a_dead_address_is_passed_over(transport: str) -> None:
             assert is_idle(target)
             await target.aclose()
 
-    main()
+    with unused_port() as port:
+        main()
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from batchproxy.engine.routing import Route
 from batchproxy.proxy import websockets
 from batchproxy.proxy.settings import Timeouts, Upstream
-from batchproxy.server import http
+from batchproxy.server import protocols
 
 from .fronting import Front, fronted, proxied, served
 from .on_a_loop import PATIENCE, on_a_loop
@@ -86,8 +86,8 @@ async def reads_nothing(peer: Peer) -> None:
 
 
 async def send_until_it_is_full(client: ClientConnection) -> None:
-    """Until not a byte more is taken."""
-    with contextlib.suppress(TimeoutError):
+    """Until not a byte more is taken, or it is given up for that."""
+    with contextlib.suppress(TimeoutError, ConnectionClosed):
         while True:
             async with asyncio.timeout(0.5):
                 await client.send(PIECE)
@@ -112,7 +112,7 @@ async def test_an_upstream_that_reads_nothing(monkeypatch: pytest.MonkeyPatch) -
 @on_a_loop
 async def test_a_client_that_talks_while_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it still says is dropped, so that its answer to the goodbye is found behind it, and nobody waits in vain."""
-    monkeypatch.setattr(http, "_CLOSE_PATIENCE", 2 * PATIENCE)
+    monkeypatch.setattr(protocols, "_CLOSE_PATIENCE", 2 * PATIENCE)
     codes: list[int | None] = []
 
     async def listens(connection: ServerConnection) -> None:
@@ -123,7 +123,7 @@ async def test_a_client_that_talks_while_the_server_stops(monkeypatch: pytest.Mo
     async with serve_websockets(listens, "127.0.0.1", 0, compression=None) as behind:
         url = f"http://127.0.0.1:{next(iter(behind.sockets)).getsockname()[1]}"
         app = proxied({"api": Upstream(url=url)}, [Route(upstream="api")])
-        serving = served(app, ws=http.WebSocketProtocol, timeout_graceful_shutdown=None)
+        serving = served(app, ws=protocols.WebSocketProtocol, timeout_graceful_shutdown=None)
         front = await asyncio.to_thread(serving.__enter__)
         client = await client_of(front)
         talking = asyncio.create_task(_talk(client))

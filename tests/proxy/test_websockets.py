@@ -255,7 +255,7 @@ def test_upstreams_that_do_not_shake_hands(script: Any, status: int, code: str) 
 
     @on_a_loop
     async def check() -> None:
-        async with fronted(script, timeouts=Timeouts(connect=0.1, first_byte=0.1)) as front:
+        async with fronted(script, timeouts=Timeouts(first_byte=0.2 if script is silent else 60)) as front:
             with pytest.raises(InvalidStatus) as refused:
                 await connected(front)
             answer = refused.value.response
@@ -313,7 +313,7 @@ async def test_a_connection_on_which_nothing_is_said_is_closed() -> None:
         await connection.wait_closed()
         closed.set()
 
-    async with websockets(handler, settings={"timeouts": Timeouts(idle=0.1)}) as front, connected(front) as client:
+    async with websockets(handler, settings={"timeouts": Timeouts(idle=0.3)}) as front, connected(front) as client:
         with pytest.raises(ConnectionClosed) as ended:
             await client.recv()
         assert ended.value.rcvd is not None

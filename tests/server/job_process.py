@@ -141,7 +141,7 @@ def working(
         finally:
             if process.poll() is None:
                 process.terminate()
-                try:
-                    process.wait(PATIENCE)
-                finally:
-                    process.kill()
+            try:
+                running.ended()
+            finally:
+                process.kill()

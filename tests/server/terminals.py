@@ -31,6 +31,7 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
 CTRL_C = b"\x03"
+_BETWEEN_KEYS = 0.05
 
 
 class Session:
@@ -63,6 +64,16 @@ class Session:
     def type(self, keys: bytes) -> None:
         os.write(self._terminal, keys)
 
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def hang_up(self) -> None:
+        """As when the window is closed."""
+        if self._terminal in self._open.get_map():  # else nobody has it open any more
+            self._open.unregister(self._terminal)
+        with open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), self._terminal)
+
     def end(self) -> int:
         """Reads to the end; the exit code, or the signal that ended it, as a negative number."""
         deadline = time.monotonic() + PATIENCE
@@ -70,9 +81,17 @@ class Session:
             pass
         return self._process.wait(PATIENCE)
 
-    def _read(self, deadline: float) -> bool:
+    def end_by(self, keys: bytes) -> int:
+        """Presses them over and over until it has ended; then as `end`."""
+        deadline = time.monotonic() + PATIENCE
+        while self._read(deadline, _BETWEEN_KEYS):
+            with suppress(OSError):  # it may end meanwhile
+                self.type(keys)
+        return self._process.wait(PATIENCE)
+
+    def _read(self, deadline: float, patience: float = PATIENCE) -> bool:
         """Whether there is anything left to read."""
-        for key, _ in self._open.select(max(deadline - time.monotonic(), 0)):
+        for key, _ in self._open.select(max(min(deadline - time.monotonic(), patience), 0)):
             data = b""
             with suppress(OSError):  # where nobody has it open any more, a terminal has no end, but an error
                 data = os.read(key.fd, 65536)

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from batchproxy import BatchMiddleware
+from batchproxy.server.cli import app as command_line
 from batchproxy.server.commands.batch_file import check_url
 from tests.programs import ROOT, batchproxy
 from tests.serving import PATIENCE, serve
@@ -135,6 +137,19 @@ def test_missing_extra_says_what_to_install() -> None:
 # Configuration
 
 
+def test_where_an_upstream_was_named() -> None:
+    """The flag, or the variable that stands for it; in errors as well."""
+    url = "http://127.0.0.1:9"
+    by_flag = run("check", "--print", "--upstream", url, variables={"BATCHPROXY_UPSTREAM": "http://other:9"})
+    assert f"url: {url}  # flag --upstream\n".encode() in by_flag.stdout
+    by_variable = run("check", "--print", variables={"BATCHPROXY_UPSTREAM": url})
+    assert f"url: {url}  # environment BATCHPROXY_UPSTREAM\n".encode() in by_variable.stdout
+    several = run("check", "--print", variables={"BATCHPROXY_UPSTREAM": f"a={url} b=http://127.0.0.1:8"})
+    assert several.stdout.count(b"# environment BATCHPROXY_UPSTREAM\n") == 6
+    wrong = run("check", variables={"BATCHPROXY_UPSTREAM": "ftp://x"})
+    assert wrong.stderr.startswith(b"environment BATCHPROXY_UPSTREAM: error: ")
+
+
 def test_check(file: Path, tmp_path: Path) -> None:
     """A right file is 0, a wrong one 78 with its place; JSON goes to stdout; an unreachable address is 1."""
     right = run("check", "-c", str(file), "--print")
@@ -239,6 +254,32 @@ def test_healthcheck_and_reload() -> None:
     assert (wrong.returncode, b"\x1b" in wrong.stderr, b"a.yaml:1:2: error: no\n" in wrong.stderr) == (78, False, True)
     assert (right.returncode, right.stdout) == (0, b"abc\n")
     assert run("reload", *admin).returncode == 1
+
+
+def test_a_file_says_where_to_ask(tmp_path: Path) -> None:
+    """Listeners and the admin token out of the config file; an address that is named goes before them."""
+    file = tmp_path / "api.yaml"
+    upstream = "upstreams: {api: {url: 'http://127.0.0.1:9'}}\n"
+    with serve(app) as server:
+        address = f"{server.host}:{server.port}"
+        file.write_text(f"{upstream}server: {{admin: '{address}', admin_token: right}}\n")
+        assert CliRunner().invoke(command_line, ["healthcheck", "-c", str(file)]).exit_code == 0
+        reloaded = CliRunner().invoke(command_line, ["reload", "--config", str(file)])
+        assert (reloaded.exit_code, reloaded.stdout) == (0, "abc\n")
+        for admin in ("off", "127.0.0.1:0"):
+            file.write_text(f"{upstream}server: {{admin: '{admin}', admin_token: right}}\n")
+            nowhere = CliRunner().invoke(command_line, ["healthcheck", "-c", str(file)])
+            assert (nowhere.exit_code, "does not say where its admin listener is" in nowhere.stderr) == (2, True)
+        named = CliRunner().invoke(command_line, ["reload", "-c", str(file), "--admin", address])
+        assert (named.exit_code, named.stdout) == (0, "abc\n")
+    batch = tmp_path / "batch.json"
+    batch.write_text('[{"path": "/a"}]')
+    with serve(BatchMiddleware(app, path="/all")) as server:
+        file.write_text(
+            f"{upstream}server: {{listen: '{server.host}:{server.port}'}}\nendpoints: [{{path: /all}}]\n",
+        )
+        sent = CliRunner().invoke(command_line, ["send", str(batch), "-c", str(file), "--json"])
+        assert (sent.exit_code, json.loads(sent.stdout)["summary"]["succeeded"]) == (0, 1)
 
 
 def test_serve_starts_from_a_file_and_ends_orderly(tmp_path: Path) -> None:

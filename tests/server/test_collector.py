@@ -6,6 +6,8 @@ Since the collector comes seldom, nothing may be left to it: a batch that waited
 from __future__ import annotations
 
 import gc
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from batchproxy.proxy.lone import LoneRequest
 from batchproxy.server.running import running
 from tests.engine.on_virtual_time import on_virtual_time
 from tests.faults.whole import whole
+from tests.programs import ROOT, run as run_program
 from tests.protocol.api import Api, answer
 from tests.protocol.exchange import failures, send_batch
 from tests.protocol.virtual_time import run
@@ -59,6 +62,16 @@ def test_the_heap_of_the_start_is_frozen(tmp_path: Path, workers: int) -> None:
         assert told["frozen"] > MANY_OBJECTS
         assert told["threshold"] == [50_000, 20, 50]
         assert told["enabled"]
+
+
+def test_the_collector_stays_out_of_the_start(tmp_path: Path) -> None:
+    """It seldom looks at what is imported, in which there is nothing to find; yet it does."""
+    tells = f"import gc\nprint(gc.get_threshold(), gc.isenabled())\n{TRANSPORT}"
+    (tmp_path / "telling_transport.py").write_text(tells)
+    (tmp_path / "batchproxy.yaml").write_text(CONFIG.format(workers=1))
+    command = (sys.executable, "-m", "batchproxy", "check", "-c", "batchproxy.yaml")
+    told = run_program(*command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert told.stdout == "(250000, 20, 50) True\n"
 
 
 def test_the_middleware_leaves_the_collector_alone() -> None:

@@ -82,7 +82,9 @@ def test_an_error_shows_its_line_and_a_caret(tmp_path: Path) -> None:
         ("%YAML 1.1\n---\n" + UPSTREAM, (2, 1), "a directive"),
         ("", (1, 1), "there is no upstream"),
         ("server: {}\n", (1, 1), "there is no upstream"),
-        (UPSTREAM + "server: {max_connections: '5'}\n", (2, 27), "this is `5`, expected a whole number"),
+        (UPSTREAM + "server: {max_connections: '5'}\n", (2, 27), 'this is `"5"`, expected a whole number'),
+        (UPSTREAM + "server: {max_connections: five}\n", (2, 27), "this is `five`, expected a whole number"),
+        (UPSTREAM + "server: {watch: 'true'}\n", (2, 17), 'this is `"true"`, expected true or false'),
         (UPSTREAM + "server: {max_connections: 1.5}\n", (2, 27), "this is `1.5`, expected a whole number"),
         (UPSTREAM + "server: {max_connections: true}\n", (2, 27), "this is true, expected a whole number"),
         (UPSTREAM + "server: {max_connections: }\n", (2, 10), "there is no value, expected a whole number"),
@@ -97,7 +99,11 @@ def test_an_error_shows_its_line_and_a_caret(tmp_path: Path) -> None:
         (UPSTREAM + "server: {admin: '0.0.0.0:9090'}\n", (2, 17), "expected an admin_token"),
         (UPSTREAM + "routes: [{upstream: aa}]\n", (2, 21), "unknown upstream `aa`, expected one of `upstreams`"),
         (UPSTREAM + "routes: [{upstream: a, methods: GET}]\n", (2, 33), "expected a list"),
-        (UPSTREAM + "routes: [{upstream: a, deny: [/a, b]}]\n", (2, 35), "expected `[METHOD ]/path`"),
+        (
+            UPSTREAM + "routes: [{upstream: a, deny: [/a, b]}]\n",
+            (2, 35),
+            "`deny` is not right here, expected `[METHOD ]/path` with",
+        ),
         (UPSTREAM + "endpoints: [{max_per_batch: {/a: 1, b: 1}}]\n", (2, 37), "expected `[METHOD ]/path`"),
         (UPSTREAM + "endpoints: [{max_per_batch: {/a: -1}}]\n", (2, 30), "expected an integer of at least 0"),
         (UPSTREAM + "routes: [{upstream: a, add_headers: {Host: x}}]\n", (2, 38), "does not frame the message"),
@@ -115,7 +121,8 @@ def test_an_error_shows_its_line_and_a_caret(tmp_path: Path) -> None:
             "more than `timeouts.total`",
         ),
         ("upstreams: {a b: {url: 'http://x'}}\n", (1, 13), "expected a name of letters"),
-        ("upstreams: {a: {}}\n", (1, 13), "expected a url, or several addresses"),
+        ("upstreams: {a: {}}\n", (1, 13), "`url` is missing, expected a url, or several addresses"),
+        ("upstreams: {a: {url: 'http://x:291010'}}\n", (1, 22), "expected a port from 1 to 65535"),
         ("upstreams: {a: {url: 'http://x'}, b: {url: 'http://y'}}\n", (1, 1), "2 upstreams and no routes"),
         ("upstreams: {a: {url: 'http://127.0.0.1:8080'}}\n", (1, 22), "our own `server.listen`"),
         ("upstreams: {a: {url: 'http://localhost:9090'}}\n", (1, 22), "our own `server.admin`"),
@@ -139,10 +146,48 @@ def test_each_mistake_is_told_where_it_is(tmp_path: Path, text: str, place: tupl
     ],
 )
 def test_limits_that_contradict_each_other_are_errors(tmp_path: Path, first: str, second: str) -> None:
-    """Of two limits that are both written, the inner one may not be the larger; one alone is cut down silently."""
+    """Of two limits that are both written, the inner one may not be the larger; nor should it be alone. A default is
+    cut down silently."""
     [error] = errors(tmp_path, UPSTREAM + f"endpoints: [{{{first}, {second}}}]\n")
     assert "expected at most" in error.message
     assert loaded(tmp_path, UPSTREAM + f"endpoints: [{{{second}}}]\n").warnings == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("item_timeout: 60s", "`item_timeout` is `60s`, more than `batch_timeout`, which is 30s by default"),
+        ("max_item_bytes: 16MiB", "`max_item_bytes` is `16MiB`, more than `max_batch_bytes`, which is 8MiB by default"),
+    ],
+)
+def test_limits_that_contradict_a_default_are_warnings(tmp_path: Path, limit: str, expected: str) -> None:
+    """The default holds as well, so the limit is not what it says."""
+    [warning] = loaded(tmp_path, UPSTREAM + f"endpoints: [{{{limit}}}]\n").warnings
+    assert expected in warning
+
+
+@pytest.mark.parametrize(
+    ("route", "word"),
+    [
+        ('path: /api, deny: ["/internal/**"]', "deny"),
+        ('path: /api, deny: ["/"]', "deny"),
+        ('path: /api/v1, deny: ["DELETE /api"]', "deny"),
+        ('path: /api, methods: [GET, POST], deny: ["DELETE /api/**"]', "deny"),
+        ('path: /api, allow: ["/users", "/api/users"]', "allow"),
+    ],
+)
+def test_rules_that_match_nothing_are_warnings(tmp_path: Path, route: str, word: str) -> None:
+    """Whoever wrote them believes that something is refused, or let through."""
+    [warning] = loaded(tmp_path, UPSTREAM + f"routes:\n- {{upstream: a, {route}}}\n").warnings
+    assert f"`{word}` holds" in warning
+    assert "matches nothing" in warning
+
+
+@pytest.mark.parametrize("rule", ["/**", "/a*/**", "/*/users", "/api", "/api/", "/api/**", "DELETE /api/x", "/*/**"])
+def test_rules_that_match_something_are_not(tmp_path: Path, rule: str) -> None:
+    """Above the route, at it, or below."""
+    found = loaded(tmp_path, UPSTREAM + f'routes:\n- {{upstream: a, path: /api, allow: ["{rule}"]}}\n')
+    assert found.warnings == []
 
 
 def test_a_route_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
@@ -171,6 +216,7 @@ def test_a_route_for_a_host_that_is_not_allowed_is_an_error(tmp_path: Path) -> N
         ("- {upstream: a, path: /x, methods: []}\n", "takes nothing, for `methods` is empty"),
         ("- {upstream: a, path: /x/y}\n", "says the same as `/`"),
         ("- {upstream: a, path: /x, timeout: 2m}\n", "more than `timeouts.total`"),
+        ("- {upstream: a, path: /x, max_per_batch: 101}\n", "more than `max_items` of any endpoint, which is 100"),
     ],
 )
 def test_what_works_but_hardly_as_meant_is_a_warning(tmp_path: Path, text: str, expected: str) -> None:
@@ -186,7 +232,7 @@ def test_what_works_but_hardly_as_meant_is_a_warning(tmp_path: Path, text: str, 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("upstreams: {a: {url: 'https://x', tls: {insecure_skip_verify: true}}}\n", "certificates are not verified"),
+        ("upstreams: {a: {url: 'https://x', tls: {insecure_skip_verify: true}}}\n", "of `a` are not verified"),
         ("upstreams: {a: {url: 'http://x', max_in_flight: 200}}\n", "`max_in_flight` is more than `max_connections`"),
         (UPSTREAM + "endpoints: [{concurrency: 3000}]\n", "`concurrency` is more than `server.max_in_flight`"),
     ],

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from batchproxy import BatchMiddleware
 from batchproxy.jobs.resources import JobsSettings
 from batchproxy.jobs.store import StoreSettings
 from batchproxy.jobs.working import WorkSettings
+from batchproxy.server.cli import app as command_line
+from batchproxy.server.commands import job_server
 from tests.faults.whole import whole
 from tests.serving import PATIENCE, Server, ask, serve
 
@@ -97,12 +103,12 @@ def test_watch_ends_with_the_job(paths: list[str], code: int, site: Site) -> Non
 def test_watch_draws_a_bar_on_a_terminal(site: Site) -> None:
     """There the progress is a bar, which is gone in the end; what is left is the job."""
     site.behind.hold_after(5)
-    job_id = site.job(PATHS)
+    job_id = site.job(["/missing", *PATHS])
     with session(sys.executable, "-m", "batchproxy", "jobs", "watch", job_id, "--url", site.url) as running:
-        running.until(rb"running.*/20")
+        running.until(rb"running, 1 not ok.*/21")
         site.behind.open_up()
-        running.until(b"20 total, 20 completed")
-        assert running.end() == 0
+        running.until(b"21 total, 20 completed, 1 failed")
+        assert running.end() == 4
     assert "Traceback" not in running.terminal
 
 
@@ -179,6 +185,67 @@ def test_somebody_else_s_answer(body: bytes) -> None:
         done = run("jobs", "list", "--url", f"{server.url}/batch")
     assert (done.returncode, done.stdout) == (5, b"")
     assert b"not with jobs" in done.stderr
+
+
+def test_what_has_not_ended_well_is_counted() -> None:
+    """However it has ended: not only what the API answered with an error."""
+    counts = {"total": 20, "completed": 9, "failed": 1, "cancelled": 2, "expired": 3, "unknown": 5}
+    job = {"id": NOBODY, "state": "completed", "counts": counts, "created_at": "2026-01-01T00:00:00Z"}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps({"jobs": [job]}).encode()})
+
+    with serve(app, lifespan="off") as server:
+        done = CliRunner().invoke(command_line, ["jobs", "list", "--url", f"{server.url}/batch"])
+    head, row = done.stdout.splitlines()
+    assert (done.exit_code, head.split()) == (0, ["id", "state", "done", "not", "ok", "created"])
+    assert row.split()[:4] == [NOBODY, "completed", "20/20", "11"]
+
+
+def test_a_silent_server_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for one that nobody has started hears of it after a moment, not only when the time is over."""
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda pause: now.append(now.pop() + pause))
+    monkeypatch.setattr(job_server, "time", clock)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/batch"
+        done = CliRunner().invoke(command_line, ["jobs", "watch", NOBODY, "--url", url])
+    told, last = done.stderr.splitlines()
+    assert told == f"no answer from {url}/jobs yet, trying for 59 s more"
+    assert (done.exit_code, last.startswith(f"batchproxy: {url}/jobs: no answer: ")) == (5, True)
+
+
+@pytest.mark.parametrize("jobs", ["{}", "{endpoints: [/v1]}"])
+def test_a_file_without_native_jobs(jobs: str, tmp_path: Path) -> None:
+    """No URL would help."""
+    native = "" if jobs == "{}" else ", {path: /batch}"
+    file = tmp_path / "batchproxy.yaml"
+    api = "{path: /v1, dialect: openai, allow: [/v1/chat/completions]}"
+    file.write_text(f"upstreams: {{a: {{url: 'http://127.0.0.1:9'}}}}\nendpoints: [{api}{native}]\njobs: {jobs}\n")
+    done = CliRunner().invoke(command_line, ["jobs", "list", "-c", str(file)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"none of the endpoints in {file} has native jobs" in done.stderr
+
+
+def test_a_server_that_holds_nothing_back_is_not_hurried() -> None:
+    """`watch` asks again, but not at once: somebody in between may not know the preference to wait."""
+    counts = dict.fromkeys(("total", "completed", "failed", "cancelled", "expired", "unknown"), 1)
+    asked: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(time.monotonic())
+        status = 304 if len(asked) == 2 else 200
+        state = "running" if len(asked) < 3 else "completed"
+        content = json.dumps({"id": NOBODY, "state": state, "counts": counts}).encode()
+        await send({"type": "http.response.start", "status": status, "headers": [(b"etag", b'W/"1"')]})
+        await send({"type": "http.response.body", "body": b"" if status == 304 else content})
+
+    with serve(app, lifespan="off") as server:
+        assert run("jobs", "watch", NOBODY, "--url", f"{server.url}/batch").returncode == 0
+    assert len(asked) == 3
+    assert asked[2] - asked[0] >= 1
 
 
 def test_a_server_that_starts_anew_is_waited_for(tmp_path: Path) -> None:

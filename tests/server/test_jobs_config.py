@@ -92,6 +92,7 @@ def test_everything_reaches_what_it_sets(tmp_path: Path) -> None:
     [
         ("  sotre: {}", "sotre", "unknown key `sotre`, expected a key of Jobs, did you mean `store`?"),
         ("  store: {url: 'mysql://host/x'}", "'mysql", "expected sqlite:///path/to/file or postgresql://"),
+        ("  store: {url: 'postgresql://u:p@host:port/x'}", "'postgresql", "with what is special percent-encoded"),
         ("  store: {url: 'sqlite:///'}", "'sqlite", "expected the path of a file"),
         ("  store: {url: 'sqlite:///x.db', hosts: 2}", "2}", "SQLite serves one machine only"),
         ("  store: {url: 'sqlite:////no/such/folder/x.db'}", "'sqlite", "no folder /no/such/folder"),
@@ -257,6 +258,29 @@ def test_wrong_objects_are_refused(make: Any, setting: str) -> None:
     assert caught.value.setting == setting
 
 
+@pytest.mark.parametrize(
+    ("said", "header"),
+    [
+        ("", "`authorization` or `x-api-key` or `api-key`"),
+        ("principal: header:X-User", "`x-user`"),
+        ("principal: cookie:sid", "`cookie`"),
+        ("plain_headers: [x-user]", "`authorization`"),
+        ("principal: header:X-User, plain_headers: [x-user]", None),
+        ("principal: header:From", None),
+        ("plain_headers: [x-api-key]", None),
+        ("anonymous: true", None),
+        ("key_file: key", None),
+    ],
+)
+def test_jobs_that_nobody_can_send(said: str, header: str | None, tmp_path: Path) -> None:
+    """Who has to say whose a job is, with a header that jobs may not keep without a key, is told so."""
+    (tmp_path / "key").write_text("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n", "utf-8")
+    warnings = loaded(tmp_path, f"{UPSTREAM}jobs: {{{said}}}\n").warnings
+    assert [each for each in warnings if "no job can be taken" in each] == warnings
+    assert len(warnings) == (header is not None)
+    assert header is None or header in warnings[0]
+
+
 def test_the_bucket_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`check --connect` writes, reads, lists and removes there, and says what is not possible."""
     for name, value in VARIABLES.items():
@@ -274,3 +298,35 @@ def test_the_bucket_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             assert (done.exit_code, said.format(name) in done.stderr) == (code, True), done.output
             assert KEY not in done.output
         assert server.keys(bucket) == []
+
+
+def test_the_store_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check --connect` says what the start would do with it, or what keeps it from that, and makes nothing."""
+    monkeypatch.setenv("XDG_STATE_HOME", f"{tmp_path}/state")
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    file, foreign, config = tmp_path / "jobs.db", tmp_path / "foreign.db", tmp_path / "batchproxy.yaml"
+    foreign.write_bytes(b"no database")
+    with socket.create_server(("127.0.0.1", 0)) as upstream, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        refusing = f"127.0.0.1:{nobody.getsockname()[1]}/jobs"
+        listening = f"upstreams: {{a: {{url: 'http://127.0.0.1:{upstream.getsockname()[1]}'}}}}\n"
+        for url, code, said in (
+            ("null", 0, f"{tmp_path}/state/batchproxy/jobs.db: fine; its folder will be made at the start"),
+            (f"sqlite:///{file}", 0, f"{file}: fine; its file will be made at the start"),
+            (f"sqlite:///{foreign}", 1, f"{foreign}: failed: The store is not a database"),
+            (
+                f"postgresql://ann:secret@{refusing}",
+                1,
+                f"postgresql://…@{refusing}: failed: The store cannot be reached",
+            ),
+            (
+                f"postgresql://ann:secret@{refusing}?sslmode=secret",
+                1,
+                f"postgresql://…@{refusing}: failed: The store cannot be reached",
+            ),
+        ):
+            loaded(tmp_path, f"{listening}jobs: {{store: {{url: {url}}}}}\n")
+            done = CliRunner().invoke(app, ["check", "--connect", "-c", str(config)])
+            assert (done.exit_code, f"jobs.store: {said}" in done.stderr) == (code, True), done.output
+            assert ":secret@" not in done.output
+        assert {each.name for each in tmp_path.iterdir()} == {config.name, foreign.name}

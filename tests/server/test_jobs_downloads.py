@@ -117,7 +117,7 @@ def test_export_that_gives_up_says_how_to_go_on(done: tuple[Whole, str], tmp_pat
     # The first page passes, and then nothing does.
     size = len(process.ask("GET", f"{path}/results?limit=1000", [("Accept-Encoding", "gzip")]).body)
     with relayed(process.server, after=size + 1_000, cuts=10**9) as (url, _):
-        found = run(*command, "--url", f"{url}/batch", "--timeout", "0.3")
+        found = run(*command, "--url", f"{url}/batch", "--timeout", "2")
     told = found.stderr.decode()
     assert found.returncode == 5
     assert "no answer" in told

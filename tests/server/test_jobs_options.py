@@ -146,6 +146,9 @@ class _Never(JobKind):
     async def finish(self, store: JobStore, claim: Claim, job: Job) -> Sequence[Message]:
         raise AssertionError
 
+    def unfinished(self, job: Job) -> Failed:
+        return Failed(error=b"gone", messages=[Message(event="x", target=b"", payload=b"")])
+
 
 class _Serving:
     """A generation that has such jobs."""

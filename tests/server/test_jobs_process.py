@@ -155,6 +155,8 @@ def test_an_endpoint_that_a_reload_adds_has_jobs(tmp_path: Path) -> None:
         verdict = process.asks_admin("POST", "/-/reload").json()
         assert verdict["warnings"] == ["jobs has changed, and needs a restart"]
         assert ended(process, submitted(process, PATHS[:5]))["counts"]["completed"] == 5
+        # Not after some time either: what it did not know would be left alone for a while, and then be done.
+        assert not [each for each in process.log if "unready" in each["msg"]]
 
 
 def test_endpoints_without_jobs(tmp_path: Path) -> None:
@@ -406,6 +408,12 @@ from batchproxy import BatchMiddleware
 from batchproxy.jobs.store import StoreSettings
 from batchproxy.jobs.resources import JobsSettings
 
+class Observer:
+    def item_ended(self, event):
+        print("observed", event.item.path.decode(), flush=True)
+    def batch_ended(self, event):
+        pass
+
 async def plain(scope, receive, send):
     if scope["type"] == "lifespan":
         raise RuntimeError("there is none")
@@ -413,13 +421,14 @@ async def plain(scope, receive, send):
     await send({"type": "http.response.body", "body": scope["path"].encode()})
 
 store = StoreSettings(url="sqlite:///FOLDER/jobs.db", blobs="FOLDER/large")
-app = BatchMiddleware(plain, jobs=JobsSettings(store=store, anonymous=True, worker=False))
+app = BatchMiddleware(plain, jobs=JobsSettings(store=store, anonymous=True, worker=False), observers=[Observer()])
 bare = BatchMiddleware(plain)
 """
 
 
 def test_a_worker_for_an_app(tmp_path: Path) -> None:
-    """With `--app`, the jobs that the middleware of an app took are done by a process without a server."""
+    """With `--app`, the jobs that the middleware of an app took are done by a process without a server, which tells its
+    observers of their items."""
     (tmp_path / "shop.py").write_text(APP.replace("FOLDER", str(tmp_path)), "utf-8")
     names: dict[str, Any] = {}
     exec((tmp_path / "shop.py").read_text("utf-8"), names)
@@ -432,6 +441,8 @@ def test_a_worker_for_an_app(tmp_path: Path) -> None:
             eventually(lambda: ask(server, "GET", location).json()["state"], "completed".__eq__)
             worker.signal(signal.SIGTERM)
             assert worker.ended() == 0
+        told = [f"observed {path}" for path in [*PATHS[:5], "/large"]]
+        assert sorted(line["msg"] for line in worker.lines) == sorted(told)
 
 
 @pytest.mark.parametrize(

@@ -137,3 +137,48 @@ def test_a_reader_that_has_gone_stops_nobody() -> None:
         out.put(b"{}")
     out.close()
     out.put(b"{}")
+
+
+@pytest.mark.parametrize(
+    ("trusted", "given", "is_kept"),
+    [
+        ("[]", "of-the-client", True),
+        ("[127.0.0.1]", "of-the-client", True),
+        ("[10.0.0.0/8]", "of-the-client", False),
+        ("[]", "x" * 129, False),
+        ("[]", "with a blank", False),
+    ],
+)
+def test_whose_request_id_counts(trusted: str, given: str, is_kept: bool, tmp_path: Path) -> None:
+    """Where somebody is trusted, only they may name a request; what others call it reaches no log and no upstream."""
+
+    @on_a_loop
+    async def check() -> None:
+        async def answers(peer: Peer) -> None:
+            while await peer.request():
+                await peer.write(response())
+
+        def run(url: str) -> tuple[list[dict[str, Any]], str | None]:
+            config = f"server: {{watch: false, trusted_proxies: {trusted}}}\nupstreams: {{api: {{url: '{url}'}}}}\n"
+            headers = [("X-Request-ID", given)]
+            with whole(tmp_path, config) as running:
+                running.ask("GET", "/alone", headers)
+                running.ask("GET", "/alone/refused/..", headers)
+                batch = b'{"requests": [{"path": "/item"}]}'
+                answer = running.ask("POST", "/batch", [*headers, ("Content-Type", "application/json")], batch)
+                running.process.terminate()
+                running.ended()
+                return running.lines, answer.header("x-request-id")
+
+        async with upstream(answers) as behind:
+            lines, answered = await asyncio.to_thread(run, behind.url)
+            sent = b"".join(bytes(peer.received) for peer in behind.peers)
+        known = {each["request_id"] for each in lines}
+        assert (known == {given}) is is_kept
+        assert (given in known) is is_kept
+        assert answered == lines[-1]["request_id"]
+        if trusted != "[]":
+            assert sent.count(b"x-request-id: " + given.encode()) == 2 * is_kept
+            assert sent.count(b"x-request-id: ") == 2
+
+    check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -114,8 +115,13 @@ def test_without_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in [each for each in sys.modules if each.startswith("batchproxy.jobs")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
-    with pytest.raises(SettingError, match=r"batchproxy\[jobs\] to be installed"):
+    with pytest.raises(SettingError, match=r"batchproxy\[jobs\] to be installed, for there is no `sqlalchemy`"):
         OpenAI()
+    [error] = errors(tmp_path, f"{UPSTREAM}jobs: {{}}\n")
+    assert "batchproxy[jobs] to be installed" in error.message
+    assert (error.line, error.column) == (2, 1)
+    with pytest.raises(ModuleNotFoundError, match=r"sqlalchemy.*pip install 'batchproxy\[jobs\]'"):
+        importlib.import_module("batchproxy.jobs.resources")
 
 
 def test_what_is_printed_can_be_read_again(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_what_needs_a_restart_is_named() -> None:
     assert needs_restart(Server(), Server()) == []
 
 
-CONFIG = "server: {{watch: false, max_connections: 2, header_timeout: 1s}}\nupstreams: {{api: {{url: '{}'}}}}\n"
+CONFIG = "server: {{watch: false, max_connections: 1, header_timeout: 1s}}\nupstreams: {{api: {{url: '{}'}}}}\n"
 
 
 def test_too_many_connections_are_shed(tmp_path: Path) -> None:
@@ -162,3 +162,18 @@ def test_the_manager_is_told(tmp_path: Path) -> None:
             process.signal(signal.SIGTERM)
             assert manager.recv(100) == b"STOPPING=1"
             assert process.ended() == 0
+
+
+def test_that_certificates_are_not_verified_is_told_once_a_generation(tmp_path: Path) -> None:
+    """Not by each worker, nor for each address, nor when a generation is only tried."""
+    api = "addresses: ['https://127.0.0.1:9', 'https://127.0.0.1:10'], tls: {insecure_skip_verify: true}"
+    config = f"server: {{watch: false, workers: 2}}\nupstreams: {{api: {{{api}}}}}\n"
+    with whole(tmp_path, config) as process:
+        process.file.write_text(config + "routes: [{path: /later, upstream: api}]\n", "utf-8")
+        process.signal(signal.SIGHUP)
+        process.says("config.reloaded")
+        process.signal(signal.SIGTERM)
+        process.ended()
+        told = [each["detail"] for each in process.log if "verif" in each.get("detail", "")]
+        assert len(told) == 2, told
+        assert all("`api`" in each for each in told)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 
 from ...engine.errors import SettingError
 from ..settings import TLS
-
-logger = logging.getLogger("batchproxy")
 
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -29,7 +26,6 @@ def tls_context(tls: TLS) -> ssl.SSLContext:
     if tls.certificate is not None:
         _show(tls.certificate, tls.key, context)
     if tls.insecure_skip_verify:
-        logger.warning("upstream.insecure: certificates of an upstream are not verified (insecure_skip_verify)")
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context

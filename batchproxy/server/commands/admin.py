@@ -9,29 +9,33 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 from urllib.parse import urlsplit
 
 import typer
 
+from .addressed import AdminFile, admin_of
 from .speaking import Code, data, escaped, fail, note
 
+_DEFAULT = "127.0.0.1:9090"
 Admin: TypeAlias = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="ADDRESS",
         envvar=["BATCHPROXY_ADMIN", "BATCHPROXY_SERVER__ADMIN"],
-        help="The admin listener: host:port, http://host:port or unix:/path.sock.",
+        help="The admin listener: host:port, http://host:port or unix:/path.sock; that of the config file, if there is"
+        f" one, or else {_DEFAULT}.",
     ),
 ]
-_DEFAULT = "127.0.0.1:9090"
 _MOST = 1024 * 1024
 # Where a listener takes all addresses, this machine is one of them.
 _HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def healthcheck(
-    admin: Admin = _DEFAULT,
+    admin: Admin = None,
+    config: AdminFile = None,
     ready: Annotated[
         bool, typer.Option("--ready", help="Whether it takes requests, not only whether it lives.")
     ] = False,
@@ -43,7 +47,9 @@ def healthcheck(
     Examples:
       batchproxy healthcheck
       batchproxy healthcheck --ready --admin unix:/run/batchproxy/admin.sock
+      batchproxy healthcheck -c batchproxy.yaml
     """
+    admin, _ = _where(admin, config)
     status, body = _asked(admin, "GET", "/readyz" if ready else "/livez", timeout)
     if status != 200:
         fail(Code.FAILED, f"{status}: {escaped(body.decode('utf-8', 'replace').strip())}")
@@ -51,7 +57,8 @@ def healthcheck(
 
 
 def reload(
-    admin: Admin = _DEFAULT,
+    admin: Admin = None,
+    config: AdminFile = None,
     token: Annotated[
         str | None,
         typer.Option(
@@ -66,12 +73,14 @@ def reload(
     Examples:
       batchproxy reload
       batchproxy reload --admin 127.0.0.1:9091
+      batchproxy reload -c batchproxy.yaml
 
     Exit codes: 0 in effect; 78 the configuration is wrong, the last one stays; 1 no verdict.
     """
     if token is not None and not (token.isascii() and token.isprintable()):
         fail(Code.USAGE, "--token: expected visible ASCII characters")
-    status, body = _asked(admin, "POST", "/-/reload", timeout, token)
+    admin, of_file = _where(admin, config)
+    status, body = _asked(admin, "POST", "/-/reload", timeout, of_file if token is None else token)
     try:
         answer: Any = json.loads(body)
     except ValueError:
@@ -87,6 +96,11 @@ def reload(
             typer.echo("\n".join(map(escaped, str(error).split("\n"))), err=True)
         fail(Code.BAD_CONFIGURATION, "the configuration is wrong; the last one stays in effect")
     fail(Code.FAILED, f"no verdict, but {status}: {escaped(body.decode('utf-8', 'replace').strip())}")
+
+
+def _where(admin: str | None, config: Path | None) -> tuple[str, str | None]:
+    """The address, and the token that a file has for it."""
+    return (admin or _DEFAULT, None) if config is None else admin_of(config, admin)
 
 
 class _Unix(http.client.HTTPConnection):

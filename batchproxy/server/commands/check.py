@@ -15,7 +15,7 @@ def check(
     config: ConfigFile = None,
     upstream: Upstreams = None,
     connect: Annotated[
-        bool, typer.Option("--connect", help="Connect to every address of every upstream, and to the bucket of jobs.")
+        bool, typer.Option("--connect", help="Connect to each address of each upstream, and to the store of jobs.")
     ] = False,
     print_: Annotated[
         bool, typer.Option("--print", help="Print what is in effect, with the origin of each value, secrets masked.")
@@ -32,7 +32,7 @@ def check(
       batchproxy check -c batchproxy.yaml --connect
       batchproxy check -c batchproxy.yaml --print > effective.yaml
 
-    Exit codes: 0 right; 78 wrong; 1 an address, or the bucket, cannot be reached (--connect).
+    Exit codes: 0 right; 78 wrong; 1 an address, or the store of jobs, cannot be reached or used (--connect).
     """
     load = loader(config, upstream)
     from ..config import ConfigErrors, rendered, shown
@@ -56,7 +56,8 @@ def check(
 
         results = asyncio.run(tried(found.upstreams, None if found.jobs is None else found.jobs.store))
         for each in results:
-            verdict = "connected" if each.fault is None else f"failed: {escaped(each.fault)}"
+            done = "connected" if each.then is None else f"fine; {each.then}"
+            verdict = done if each.fault is None else f"failed: {escaped(each.fault)}"
             typer.echo(f"{escaped(each.name)}: {escaped(each.url)}: {verdict}", err=True)
         if any(each.fault is not None for each in results):
             raise typer.Exit(int(Code.FAILED))

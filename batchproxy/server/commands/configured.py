@@ -25,11 +25,12 @@ ConfigFile: TypeAlias = Annotated[
         help="The config file. None is taken unasked, not even ./batchproxy.yaml.",
     ),
 ]
+_VARIABLE = "BATCHPROXY_UPSTREAM"
 Upstreams: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--upstream",
-        envvar="BATCHPROXY_UPSTREAM",
+        envvar=_VARIABLE,
         metavar="URL | NAME=URL",
         help="Where requests go. Several NAME=URL: each takes the paths below /NAME, as they are.",
     ),
@@ -43,6 +44,8 @@ def loader(
     """What reads the configuration, now and at each reload. Ends the program if there is nothing to read."""
     flags: dict[str, Any] = {name: value for name, value in (settings or {}).items() if value is not None}
     flags |= upstream_flags(upstreams or ())
+    # Where both say the same, either is right.
+    set_by = (_VARIABLE,) if os.environ.get(_VARIABLE, "").split() == list(upstreams or ()) else ()
     by_variable = any(name.upper().startswith("BATCHPROXY_UPSTREAMS__") for name in os.environ)
     if config is None and not upstreams and not by_variable:
         hint = f"; there is a {_USUAL_FILE} here: --config {_USUAL_FILE}" if Path(_USUAL_FILE).exists() else ""
@@ -51,7 +54,7 @@ def loader(
     def load() -> Loaded:
         from .. import config as configuration
 
-        return configuration.load(config, flags=flags)
+        return configuration.load(config, flags=flags, set_by=set_by)
 
     return load
 

@@ -1,19 +1,22 @@
-"""Whether what a configuration names can be reached: each address of the upstreams, and the bucket of jobs.
+"""Whether what a configuration names can be reached: each address of the upstreams, the store of jobs, their bucket.
 
-An address is connected to, with all handshakes, and left again. In the bucket a little is written, read, listed and
-removed: each of that may be forbidden by itself.
+An address is connected to, with all handshakes, and left again. In the store the version of its tables is read, and
+nothing made. In the bucket a little is written, read, listed and removed: each of that may be forbidden by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...engine.errors import SettingError
 from ...proxy.addresses import Location, located
 from ...proxy.settings import Upstream
 from ...proxy.transports.tls import tls_context
+from .batch_file import named
 
 if TYPE_CHECKING:
     from ...jobs.store import StoreSettings
@@ -23,28 +26,57 @@ _AT_ONCE = 16
 
 
 class Tried(NamedTuple):
+    """`then` is what will become of it at the start."""
+
     name: str
     url: str
     fault: str | None
+    then: str | None = None
 
 
 async def tried(upstreams: Mapping[str, Upstream], store: Store | None = None) -> list[Tried]:
-    """Each address of each upstream, and the bucket, and what is wrong with it, if so."""
+    """Each address of each upstream, the store and the bucket, and what is wrong with it, if so."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def one(name: str, settings: Upstream, url: str) -> Tried:
         async with gate:
             return Tried(name, url, await _fault(settings, located(url)))
 
-    buckets = [] if store is None or store.made().bucket is None else [_tried_bucket(store.made())]
+    of_jobs = [] if store is None else [_tried_store(store)]
+    if store is not None and store.made().bucket is not None:
+        of_jobs.append(_tried_bucket(store.made()))
     return await asyncio.gather(
         *(
             one(name, settings, url)
             for name, settings in upstreams.items()
             for url in ([settings.url] if settings.url is not None else settings.addresses)
         ),
-        *buckets,
+        *of_jobs,
     )
+
+
+async def _tried_store(store: Store) -> Tried:
+    from ...jobs.store import StoreError, looked_at
+
+    settings = store.made()
+    # Credentials may stand on either side.
+    url = named(settings.url.partition("?")[0]) if settings.is_postgresql else str(settings.file)
+    try:
+        if store.url is None and not settings.file.parent.exists():
+            return Tried("jobs.store", url, _unmakable(settings.file.parent), "its folder will be made at the start")
+        return Tried("jobs.store", url, None, await looked_at(settings))
+    except (StoreError, SettingError) as error:
+        return Tried("jobs.store", url, str(error))
+    except Exception as error:
+        # Whatever the driver makes of its URL; what it says may quote a password.
+        expected = "expected postgresql://user@host:port/database"
+        return Tried("jobs.store", url, f"`url` cannot be used, {expected} ({type(error).__name__})")
+
+
+def _unmakable(folder: Path) -> str | None:
+    """Why the start cannot make it."""
+    above = next(each for each in folder.parents if each.exists())
+    return None if os.access(above, os.W_OK | os.X_OK) else f"There is no folder {folder}, and none can be made there."
 
 
 async def _tried_bucket(settings: StoreSettings) -> Tried:

@@ -16,23 +16,15 @@ from urllib.parse import quote, urlencode
 
 import typer
 
+from .addressed import USUAL_URL, url_of
 from .batch_file import check_url, header as read_header, named
-from .speaking import Code, escaped, fail
+from .speaking import Code, escaped, fail, note
 
 if TYPE_CHECKING:
     import httpx
 
-Url: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        envvar="BATCHPROXY_URL",
-        help="The batch endpoint; that of the config file, if there is one, or else http://127.0.0.1:8080/batch.",
-    ),
-]
-File: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", envvar="BATCHPROXY_CONFIG", metavar="FILE", readable=False, help="A config file."),
-]
+    from ..settings import Config
+
 Header: TypeAlias = Annotated[
     list[str] | None, typer.Option("--header", "-H", metavar="NAME:VALUE", help="A header, such as credentials.")
 ]
@@ -40,9 +32,9 @@ Timeout: TypeAlias = Annotated[float, typer.Option(min=0.01, help="Seconds witho
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId: TypeAlias = Annotated[str, typer.Argument(metavar="ID", help="The id of the job.")]
 
-_USUAL_URL = "http://127.0.0.1:8080/batch"
-_HERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+_SILENCE = 1.0
+"""After how many seconds without an answer that is told."""
 
 
 class Refused(Exception):
@@ -56,6 +48,7 @@ class JobServer:
         self.jobs = f"{url.rstrip('/')}/jobs"
         self._client = client
         self._timeout = timeout
+        self._is_told = False
 
     def get(
         self,
@@ -71,7 +64,8 @@ class JobServer:
         given = {"Accept": "application/json", **(headers or {})}
         if wait:
             given["Prefer"] = f"wait={wait}"
-        until, pause = time.monotonic() + self._timeout, _FIRST_PAUSE
+        began, pause = time.monotonic(), _FIRST_PAUSE
+        until = began + self._timeout
         while True:
             try:
                 answer = self._client.get(
@@ -86,6 +80,10 @@ class JobServer:
             except httpx.HTTPError as fault:
                 if time.monotonic() + pause > until:
                     self._no_answer(fault)
+            if not self._is_told and time.monotonic() - began >= _SILENCE:
+                self._is_told = True
+                left = until - time.monotonic()
+                note(f"no answer from {named(self.jobs)} yet, trying for {left:.0f} s more")
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -112,7 +110,7 @@ def job_server(
     url: str | None, config: Path | None, header: Sequence[str] | None, timeout: float
 ) -> Iterator[JobServer]:
     """Ends the program with the code that fits what went wrong."""
-    where = url or _of_config(config) or _USUAL_URL
+    where = url or (USUAL_URL if config is None else _of_config(config))
     check_url(where)
     headers = [read_header(text) for text in header or ()]
     import httpx
@@ -165,18 +163,12 @@ def _checked(answer: httpx.Response) -> httpx.Response:
     raise Refused(told)
 
 
-def _of_config(config: Path | None) -> str | None:
-    """Where the server of a config file is, as seen from this machine."""
-    if config is None:
-        return None
-    from ..settings import read_listener
-    from .configured import loaded
+def _of_config(config: Path) -> str:
+    def paths(found: Config) -> list[str]:
+        with_jobs = [each.path for each in found.batch_endpoints if found.jobs is None or found.jobs.is_on(each.path)]
+        if not with_jobs:
+            told = f"none of the endpoints in {escaped(config)} has native jobs, which alone are asked for here"
+            fail(Code.USAGE, told)
+        return with_jobs
 
-    found = loaded(config).config
-    listener = read_listener("listen", found.server.listen)
-    paths = [each.path for each in found.batch_endpoints if found.jobs is None or found.jobs.is_on(each.path)]
-    if not listener.port or not paths:
-        fail(Code.USAGE, f"{escaped(config)} does not say where the jobs are; expected --url")
-    host = _HERE.get(listener.host, f"[{listener.host}]" if ":" in listener.host else listener.host)
-    scheme = "http" if found.server.tls_certificate is None else "https"
-    return f"{scheme}://{host}:{listener.port}{paths[0]}"
+    return url_of(config, paths)

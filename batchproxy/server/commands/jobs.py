@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -12,7 +13,8 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from .job_server import AsJson, File, Header, JobId, JobServer, Timeout, Url, document, job_of, job_server, path_of
+from .addressed import File, Url
+from .job_server import AsJson, Header, JobId, JobServer, Timeout, document, job_of, job_server, path_of
 from .speaking import Code, Manner, console, counted, data, escaped, fail, note
 
 jobs = typer.Typer(
@@ -24,6 +26,8 @@ jobs = typer.Typer(
 
 _WAIT = 20
 """For how many seconds an answer may be held back while nothing changes."""
+_PAUSE = 1.0
+"""After how many seconds the same is asked again at the earliest."""
 _PAGE = 1000
 _ENDED = ("completed", "failed", "cancelled", "expired")
 _OUTCOMES = "ok, error, cancelled, expired, unknown"
@@ -55,7 +59,7 @@ def list_(
         if as_json:
             data(answer.text)
             return
-        _table(("id", "state", "done", "failed", "created"), [_row(job) for job in found["jobs"]])
+        _table(("id", "state", "done", "not ok", "created"), [_row(job) for job in found["jobs"]])
         note(counted(len(found["jobs"]), "job") + (", and there are more" if found.get("next") else ""))
 
 
@@ -207,8 +211,11 @@ def _versions(server: JobServer, job_id: str) -> Iterator[dict[str, Any]]:
     tag: str | None = None
     while True:
         headers = {} if tag is None else {"If-None-Match": tag}
+        asked = time.monotonic()
         answer = server.get(path_of(job_id), headers=headers, wait=0 if tag is None else _WAIT)
         if answer.status_code == 304:
+            # Who does not hold it back, as a server that is about to end or a cache in between, is not to be hurried.
+            time.sleep(max(asked + _PAUSE - time.monotonic(), 0.0))
             continue
         job = job_of(answer)
         tag = answer.headers.get("etag")
@@ -274,11 +281,16 @@ def _say(job: Mapping[str, Any], *, as_json: bool) -> None:
 def _row(job: Mapping[str, Any]) -> tuple[str, ...]:
     counts = job["counts"]
     done = f"{_done(counts)}/{counts['total']}"
-    return tuple(map(escaped, (job["id"], job["state"], done, counts["failed"], job["created_at"])))
+    return tuple(map(escaped, (job["id"], job["state"], done, _not_ok(counts), job["created_at"])))
 
 
 def _done(counts: Mapping[str, int]) -> int:
-    return sum(counts[name] for name in ("completed", "failed", "cancelled", "expired", "unknown"))
+    return counts["completed"] + _not_ok(counts)
+
+
+def _not_ok(counts: Mapping[str, int]) -> int:
+    """Items that have ended otherwise than well."""
+    return sum(counts[name] for name in ("failed", "cancelled", "expired", "unknown"))
 
 
 def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
@@ -323,18 +335,22 @@ def _bar() -> Iterator[Callable[[Mapping[str, Any]], None]]:
     screen = Console(
         file=sys.stderr, color_system="auto" if takes_colours(sys.stderr) else None, markup=False, highlight=False
     )
-    with Progress(*columns, console=screen, transient=True) as progress:
-        task = progress.add_task("", total=None)
+    progress = Progress(*columns, console=screen, transient=True)
+    task = progress.add_task("", total=None)
 
-        def tell(job: Mapping[str, Any]) -> None:
-            counts = job["counts"]
-            failed = f", {counts['failed']} failed" if counts["failed"] else ""
-            progress.update(
-                task,
-                description=f"{escaped(job['state'])}{failed}",
-                total=counts["total"],
-                completed=_done(counts),
-                refresh=True,
-            )
+    def tell(job: Mapping[str, Any]) -> None:
+        progress.start()  # not before there is anything to show
+        counts = job["counts"]
+        failed = f", {_not_ok(counts)} not ok" if _not_ok(counts) else ""
+        progress.update(
+            task,
+            description=f"{escaped(job['state'])}{failed}",
+            total=counts["total"],
+            completed=_done(counts),
+            refresh=True,
+        )
 
+    try:
         yield tell
+    finally:
+        progress.stop()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .addressed import USUAL_URL, File, Url, url_of
 from .batch_answer import BrokenOff, Foreign, taken
 from .batch_file import BUFFERED, STREAMED, check_url, curl, header as read_header, named, read
 from .speaking import Code, data, escaped, fail
@@ -16,14 +17,15 @@ from .speaking import Code, data, escaped, fail
 if TYPE_CHECKING:
     import httpx
 
+    from ..settings import Config
+
 
 def send(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", readable=False, help="A batch, or a list of items, in JSON; - for stdin.")
     ],
-    url: Annotated[str, typer.Option(envvar="BATCHPROXY_URL", help="The batch endpoint.")] = (
-        "http://127.0.0.1:8080/batch"
-    ),
+    url: Url = None,
+    config: File = None,
     header: Annotated[
         list[str] | None, typer.Option("--header", "-H", metavar="NAME:VALUE", help="A header of the batch.")
     ] = None,
@@ -40,12 +42,14 @@ def send(
     Examples:
       batchproxy send batch.json
       echo '[{"path": "/users/1"}, {"path": "/users/2"}]' | batchproxy send -
+      batchproxy send batch.json -c batchproxy.yaml
       batchproxy send batch.json --stream -H 'Authorization: Bearer TOKEN'
       batchproxy send batch.json --json | jq .summary
 
     Exit codes: 0 all items succeeded; 4 some item failed (status of 400 or above), or the whole batch was refused;
     5 no answer, or none of a batch endpoint; 2 wrong usage, or the file is not a batch.
     """
+    url = url or (USUAL_URL if config is None else _of_config(config))
     check_url(url)
     body = read(file)
     given = [read_header(text) for text in header or ()]
@@ -74,6 +78,16 @@ def send(
         fail(Code.NO_ANSWER, f"{named(url)}: {what}: {escaped(fault) or type(fault).__name__}")
     if has_failed:
         raise typer.Exit(int(Code.ITEM_FAILED))
+
+
+def _of_config(config: Path) -> str:
+    def paths(found: Config) -> list[str]:
+        taking = [each.path for each in found.batch_endpoints]
+        if not taking:
+            fail(Code.USAGE, f"none of the endpoints in {escaped(config)} takes batches")
+        return taking
+
+    return url_of(config, paths)
 
 
 def _asked(body: bytes) -> list[Any]:

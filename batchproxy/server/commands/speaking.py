@@ -53,13 +53,18 @@ def data(text: str) -> None:
 def note(text: str) -> None:
     """Talk."""
     if not Manner.is_quiet:
-        typer.echo(text, err=True)
+        _say(text)
 
 
 def fail(code: Code, text: str) -> NoReturn:
     """The last word."""
-    typer.echo(f"batchproxy: {text}", err=True)
+    _say(f"batchproxy: {text}")
     raise typer.Exit(int(code))
+
+
+def _say(text: str) -> None:
+    # Not by typer, which goes around whoever draws a bar there, and would have to make room.
+    print(text, file=sys.stderr, flush=True)
 
 
 def console() -> Console:

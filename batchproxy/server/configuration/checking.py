@@ -41,13 +41,13 @@ class Checking:
         given = self._members(settings, node, known)
         values: dict[str, Any] = {}
         broken: set[str] = set()
+        where = node.place if node is not None else place
         for name, key in known.items():
-            value = self._value(key, given.get(name), f"{pointer}/{name}")
+            value = self._value(key, given.get(name), f"{pointer}/{name}", where)
             if value is BROKEN:
                 broken.add(name)
             elif name in given:
                 values[name] = value
-        where = node.place if node is not None else place
         for name, key in known.items():
             if key.required and name not in given:
                 broken.add(name)
@@ -85,7 +85,7 @@ class Checking:
             except SettingError as fault:
                 if more := self._others.get((settings, fault.setting)):
                     fault = SettingError(fault.setting, fault.value, ", ".join([fault.expected, *more]))
-                if not _follows(fault, broken):
+                if not _follows(fault, broken, known):
                     self._refused(fault, given, values, where)
                 if fault.setting in broken or fault.setting not in values:
                     return BROKEN
@@ -101,7 +101,8 @@ class Checking:
     ) -> None:
         node = given.get(fault.setting)
         if node is None:
-            self._report.error(where, f"`{fault.setting}` is not right here, {fault.expected}")
+            what = "is missing" if fault.value is None else "is not right here"
+            self._report.error(where, f"`{fault.setting}` {what}, {fault.expected}")
             return
         at = _member(node, fault, values.get(fault.setting))
         if isinstance(node.value, dict) and at is not node:
@@ -110,20 +111,23 @@ class Checking:
         is_secret = node.holds_secret
         is_shown = isinstance(at.value, str | int | float) and not is_secret and not is_secret_key(fault.setting)
         value = f" is {brief(at.value)}" if is_shown else ""
-        # What is expected may quote what there is, but never a token.
-        expected = "expected another value" if is_secret and fault.setting != "admin_token" else fault.expected
+        if isinstance(at.value, str) and repr(at.value) in fault.expected:
+            value = " is not right here"  # once is enough
+        # What is expected may quote what there is, but never a token; nor where whoever refuses it has hidden it.
+        is_minded = fault.setting == "admin_token" or (isinstance(fault.value, str) and fault.value.endswith("…"))
+        expected = "expected another value" if is_secret and not is_minded else fault.expected
         self._report.error(
             at.origin if at is not node else node.place_of_value, f"`{fault.setting}`{value}, {expected}"
         )
 
-    def _value(self, key: Key, node: Node | None, pointer: str) -> Any:
-        """The value of one key; without a node only the origins are noted."""
+    def _value(self, key: Key, node: Node | None, pointer: str, around: Origin) -> Any:
+        """The value of one key; without a node only the origins are noted, and errors are those of what is `around`."""
         shape = key.shape
         if shape.kind == "object":
             if (node is None or node.value is None) and shape.optional:
                 self.origins[pointer] = DEFAULT if node is None else node.origin
                 return None
-            return self.build(shape.class_of(node), node, pointer)
+            return self.build(shape.class_of(node), node, pointer, around)
         if node is None:
             self._note_default(key, pointer)
             return None
@@ -212,8 +216,10 @@ def imported(name: str) -> Any:
     return found
 
 
-def _follows(fault: SettingError, broken: set[str]) -> bool:
+def _follows(fault: SettingError, broken: set[str], known: Collection[str]) -> bool:
     """Whether a setting is refused only because another one, which is wrong itself, was left out."""
+    if broken and fault.setting not in known:
+        return True  # it is one of the object that stands in its place
     words = set(fault.expected.replace("`", " ").replace(",", " ").replace(":", " ").split())
     return fault.setting in broken or bool(words & broken)
 
@@ -247,7 +253,15 @@ def _found(node: Node) -> str:
         return "this is a list"
     if isinstance(node.value, bool):
         return "this is true" if node.value else "this is false"
-    return f"this is {brief(node.value)}"
+    # Quotes are shown where they are what is wrong.
+    return "this is " + brief(f'"{node.value}"' if _is_quoted(node) else node.value)
+
+
+def _is_quoted(node: Node) -> bool:
+    """Whether the file has it in quotes, for it would be no text without."""
+    if node.loose or not isinstance(node.value, str):
+        return False
+    return units.decimal(node.value) is not None or node.value.lower() in ("true", "false", "null", "~", "")
 
 
 def _split(node: Node) -> Any:

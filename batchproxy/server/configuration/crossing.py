@@ -10,14 +10,17 @@ from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ...engine.paths import Rule, rule, without_trailing_slash
 from ..openai_settings import OpenAI
 from ..settings import Config
 from .checking import imported
 from .listening import is_self, listeners
 from .located import Origin, Report, brief
 from .node import Node
+from .printing import shown_value
+from .shapes import keys
 
-# The first of two may not be more than the second, where a file names both; alone, it is cut down to it.
+# The first of two may not be more than the second, which holds as well.
 _ENDPOINT_LIMITS = (
     ("max_item_bytes", "max_batch_bytes"),
     ("max_response_bytes", "max_total_response_bytes"),
@@ -134,12 +137,18 @@ def _api(root: Node, at: tuple[str | int, ...], config: Config, api: OpenAI, rep
 
 def _limits(root: Node, at: tuple[str | int, ...], settings: Any, report: Report) -> None:
     for small, large in _ENDPOINT_LIMITS:
-        if getattr(settings, small, 0) <= getattr(settings, large, 0):
+        if getattr(settings, small, 0) <= getattr(settings, large, float("inf")):
             continue
         both = child(root, *at, small), child(root, *at, large)
-        if both[0] is not None and both[1] is not None:
+        if both[0] is None:
+            continue
+        if both[1] is not None:
             expected = f"expected at most `{large}`, which is {both[1].shown}"
             report.error(place(root, *at, small), f"`{small}` is {both[0].shown}, {expected}")
+        else:
+            most = shown_value(keys(type(settings))[large].shape, getattr(settings, large))
+            told = f"more than `{large}`, which is {most} by default, and holds as well"
+            report.warn(place(root, *at, small), f"`{small}` is {both[0].shown}, {told}")
 
 
 def _routes(root: Node, config: Config, report: Report) -> None:
@@ -160,6 +169,7 @@ def _routes(root: Node, config: Config, report: Report) -> None:
             message = f"route {brief(name)} is never taken, expected its host among `server.allowed_hosts`"
             report.error(place(root, *at, "host"), message)
         _route_limits(root, at, route, config, report)
+        _rules(root, at, route, report)
     _covered(root, config, report)
 
 
@@ -173,6 +183,27 @@ def _useless(config: Config, route: Any, paths: set[str]) -> Iterator[str]:
         yield "takes nothing, for `methods` is empty"
     if any(rule.method is None and rule.below and not rule.segments for rule in route.deny_rules):
         yield "takes nothing, for `deny` holds `/**`"
+
+
+def _rules(root: Node, at: tuple[str | int, ...], route: Any, report: Report) -> None:
+    """Warns of rules that nothing on the route can match, for they look as if they protected it."""
+    for name in ("deny", "allow"):
+        for position, text in enumerate(getattr(route, name) or ()):
+            why = _never_matches(rule(text, None), route)
+            if why is not None:
+                message = f"`{name}` holds {brief(text)}, which matches nothing: {why}"
+                report.warn(place(root, *at, name, position), message)
+
+
+def _never_matches(rule: Rule, route: Any) -> str | None:
+    if rule.method is not None and route.methods is not None and rule.method not in route.methods:
+        return "`methods` lets no such request through"
+    own = without_trailing_slash(rule.segments)
+    shared = min(len(own), len(route.segments))
+    beginning = Rule(None, own[:shared], False)
+    if beginning.matches("", route.segments[:shared]) and (len(own) >= len(route.segments) or rule.below):
+        return None
+    return f"the route takes what is below {brief(route.path)}, and rules are compared with the whole path"
 
 
 def _covered(root: Node, config: Config, report: Report) -> None:
@@ -203,6 +234,10 @@ def _is_allowed(host: str, allowed: Iterable[str]) -> bool:
 
 
 def _route_limits(root: Node, at: tuple[str | int, ...], route: Any, config: Config, report: Report) -> None:
+    items = max((endpoint.max_items for endpoint in config.batch_endpoints), default=None)
+    if route.max_per_batch is not None and items is not None and route.max_per_batch > items:
+        message = f"`max_per_batch` is more than `max_items` of any endpoint, which is {items}, and holds as well"
+        report.warn(place(root, *at, "max_per_batch"), message)
     upstream = config.upstreams.get(route.upstream)
     if upstream is None:
         return
@@ -237,7 +272,7 @@ def _upstreams(root: Node, config: Config, report: Report) -> None:
             message = "`required` says nothing without a `health_check`, by which it is known whether it is well"
             report.error(place(root, *at, "required"), message)
         if upstream.tls.insecure_skip_verify:
-            message = "certificates are not verified: whoever is in between can read and change everything"
+            message = f"certificates of {brief(name)} are not verified: whoever is in between can read and change all"
             report.warn(place(root, *at, "tls", "insecure_skip_verify"), message)
         if upstream.retry.per_try_timeout is not None and total is not None and upstream.retry.per_try_timeout > total:
             message = "`per_try_timeout` is more than `timeouts.total`, expected at most that"
@@ -266,7 +301,7 @@ def _jobs(root: Node, config: Config, report: Report) -> None:
     jobs = config.jobs
     if jobs is None:
         return
-    from ..job_check import faults
+    from ..job_check import faults, warnings
 
     every = [endpoint.path for endpoint in config.endpoints]
     native = [endpoint.path for endpoint in config.batch_endpoints]
@@ -285,5 +320,9 @@ def _jobs(root: Node, config: Config, report: Report) -> None:
             near = report.suggestion(name, known) or f": {', '.join(known[:20])}"
             message = f"unknown upstream {brief(name)}, expected one of `upstreams`{near}"
             report.error(place(root, "jobs", "worker", "limits", name), message)
-    for steps, message in faults(jobs):
+    wrong = list(faults(jobs))
+    for steps, message in wrong:
         report.error(place(root, "jobs", *steps), message)
+    if not wrong:
+        for message in warnings(jobs):
+            report.warn(place(root, "jobs"), message)

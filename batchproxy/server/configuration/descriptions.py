@@ -216,6 +216,7 @@ _STORE = {
     "blobs_endpoint": "The URL of a server that speaks as S3 does; null for what `AWS_ENDPOINT_URL` says, or Amazon."
     " Credentials are those of the environment or of the machine.",
     "blobs_region": "Its region; null for what `AWS_REGION` says.",
+    "pooler": "Whether `url` leads to a pooler that gives out connections for one transaction, such as PgBouncer.",
     "connections": "Connections of one process to the database.",
     "wait": "How long a transaction waits for others.",
     "lease": "How long work belongs to a worker that says nothing.",

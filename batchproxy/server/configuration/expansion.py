@@ -15,6 +15,8 @@ from .node import REPORTED, Node
 _PART = re.compile(r"\$(?:\$|\{([^{}]*)\})?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_BYTES = 64 * 1024
+_LIKENESS = 0.75
+"""There are many variables, and most have nothing to do with us."""
 
 
 class Expansion:
@@ -97,7 +99,7 @@ class Expansion:
 
 def suggestion_of_variable(name: str, environment: Mapping[str, str]) -> str:
     by_lower = {each.lower(): each for each in environment}
-    near = suggestion(name, list(by_lower))
+    near = suggestion(name, list(by_lower), _LIKENESS)
     for lower, original in by_lower.items():
         if f"`{lower}`" in near:
             return near.replace(lower, original)

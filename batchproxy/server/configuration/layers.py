@@ -6,7 +6,7 @@ Knows: how the name of a variable or flag leads to a place in the tree. Must not
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..job_settings import KEY_VARIABLE
@@ -15,10 +15,11 @@ from .node import Node
 from .shapes import Shape, keys
 
 PREFIX = "BATCHPROXY_"
+_UPSTREAM = "BATCHPROXY_UPSTREAM"
 OTHER_VARIABLES = frozenset(
     {
         "BATCHPROXY_CONFIG",
-        "BATCHPROXY_UPSTREAM",
+        _UPSTREAM,
         "BATCHPROXY_ADMIN",
         "BATCHPROXY_TOKEN",
         "BATCHPROXY_URL",
@@ -62,9 +63,11 @@ class Layers:
             node = Node(value, origin, loose=True, secret=any(map(is_secret_key, path)))
             self._put(path, node, origin, exact=False)
 
-    def flags(self, flags: Mapping[str, Any]) -> None:
+    def flags(self, flags: Mapping[str, Any], set_by: Collection[str] = ()) -> None:
+        """`set_by` are the variables that stand for some of the flags."""
         for name, value in flags.items():
-            origin = Origin("flag", flag(name))
+            said = _said(name)
+            origin = Origin("environment", said) if said in set_by else Origin("flag", flag(name))
             self._put(name.split("."), _node(value, origin, is_secret_key(name)), origin, exact=True)
 
     def _put(self, path: Sequence[str], node: Node, origin: Origin, *, exact: bool) -> None:
@@ -120,10 +123,19 @@ class Layers:
         return None
 
 
+def _said(path: str) -> str:
+    """The variable that says the same as the flag which sets a key."""
+    return _UPSTREAM if _is_of_upstream(path) else variable(path)
+
+
+def _is_of_upstream(path: str) -> bool:
+    return path.partition(".")[0] in ("upstreams", "routes")
+
+
 def flag(path: str) -> str:
     """The flag that sets a key: the last name, but where that says too little."""
     names = path.split(".")
-    if names[0] in ("upstreams", "routes"):
+    if _is_of_upstream(path):
         return "--upstream"
     if names[:2] == ["server", "log"]:
         return f"--log-{names[-1].replace('_', '-')}"

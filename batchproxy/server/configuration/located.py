@@ -113,11 +113,11 @@ def brief(value: object) -> str:
     return f"`{text}`" if len(text) <= _LONGEST_NAME else f"`{text[:_LONGEST_NAME]}…`"
 
 
-def suggestion(name: str, known: Sequence[str]) -> str:
+def suggestion(name: str, known: Sequence[str], likeness: float = 0.6) -> str:
     """`, did you mean …?`, if there is a name like it."""
     if len(name) > _LONGEST_NAME:
         return ""
-    near = get_close_matches(name.lower(), known, 1)
+    near = get_close_matches(name.lower(), known, 1, likeness)
     return f", did you mean `{near[0]}`?" if near else ""
 
 

@@ -19,9 +19,9 @@ from batchproxy.proxy.transports.native import NativeTransport
 
 from ..scripted import Peer
 
-SOON = 0.05
+SOON = 0.2
 """A deadline of those that must pass; nothing else depends on how long it is."""
-PATIENCE = 20
+PATIENCE = 120
 
 
 def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
