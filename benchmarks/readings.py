@@ -94,3 +94,8 @@ FULL = Effort(rounds=31, slow_rounds=5, scale=1.0)
 def microseconds(seconds: float) -> str:
     """Seconds of one item, for a person."""
     return f"{seconds * 1e6:.1f} us"
+
+
+def written(figure: float, digits: int = 4) -> str:
+    """So many digits that count, for a person: never with an exponent."""
+    return f"{float(f'{figure:.{digits}g}'):,.12g}"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from benchmarks.apps import ROOT
-from benchmarks.readings import Curve
+from benchmarks.readings import Curve, written
 from benchmarks.results import Measured, Row, Run
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -86,7 +86,7 @@ def _cells(row: Row) -> list[str]:
 def _points(curve: Curve) -> Iterator[list[str]]:
     sides = [dict(points) for points in curve.series.values()]
     for x in sorted({x for side in sides for x in side}):
-        yield [f"{x:,.12g}", *(f"{side[x]:,.4g}" if x in side else "" for side in sides)]
+        yield [f"{x:,.12g}", *(written(side[x]) if x in side else "" for side in sides)]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

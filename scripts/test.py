@@ -27,6 +27,8 @@ if sys.implementation.name == "cpython" and "{}.{}".format(*sys.version_info) ==
 
 def main() -> None:
     os.chdir(ROOT)
+    # Else every test process would rewrite all tests, and each of the hundreds that tests start compile the package.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     others = {version: find(version) for version in SUPPORTED if version != HERE}
     preparing = {version: prepare(version, interpreter) for version, interpreter in others.items() if interpreter}
     try:

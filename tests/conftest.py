@@ -2,14 +2,17 @@
 
 import gc
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # No test may depend on the speed of the machine.
-settings.register_profile("batchproxy", deadline=None)
+settings.register_profile("batchproxy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("batchproxy")
+
+gc.disable()
 
 
 def pytest_collection_finish() -> None:
     """All modules are there now, and stay: the collector, which many tests call, need not look at them again."""
+    gc.enable()
     gc.collect()
     gc.freeze()

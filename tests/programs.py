@@ -29,6 +29,7 @@ PACKAGES = {
     "kubectl": "kubernetes-client",
     "nginx": "nginx",
     "node": "nodejs",
+    "pgbouncer": "pgbouncer",
     "systemd-analyze": "systemd",
 }
 

@@ -45,7 +45,7 @@ from uvicorn.main import main as uvicorn_command
 
 from batchproxy.server.config import load
 from tests.documents import ROOT, Block, blocks
-from tests.serving import App, Response, Server, StartupFailed, ask, serve
+from tests.serving import PATIENCE, App, Response, Server, StartupFailed, ask, serve
 
 PLACE = "localhost:8000"
 PROXY = "localhost:8080"
@@ -165,7 +165,7 @@ class Walk:
             assert self._proxy is not None, "no proxy was started"
             command = command.replace(PROXY, self._proxy)
         arguments = shlex.split(command.replace(PLACE, self._address()) if PLACE in command else command)
-        self._output = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60).stdout
+        self._output = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
 
     def batchproxy(self, command: str) -> None:
         """A proxy that is started goes on until the next one; whatever else is asked is run."""
@@ -173,7 +173,9 @@ class Walk:
         line = [sys.executable, "-m", "batchproxy", verb, *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         if verb != "serve":
-            done = subprocess.run(line, capture_output=True, text=True, cwd=self._folder, env=environment, timeout=60)
+            done = subprocess.run(
+                line, capture_output=True, text=True, cwd=self._folder, env=environment, timeout=PATIENCE
+            )
             self._output = done.stdout or done.stderr
             return
         self.end()
@@ -181,7 +183,7 @@ class Walk:
         process = subprocess.Popen(
             line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=self._folder, env=environment
         )
-        self._running.callback(process.communicate, timeout=30)
+        self._running.callback(process.communicate, timeout=PATIENCE)
         self._running.callback(process.terminate)
         assert process.stderr is not None
         said = (re.search(r"running on http://(127\.0\.0\.1:\d+)", line) for line in process.stderr)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import report, results
+from benchmarks.readings import written
 from benchmarks.results import Unlike
 from tests.documents import tables
 
@@ -34,6 +35,12 @@ def test_every_figure_is_on_the_page() -> None:
     beside = {row[-1] for table in tables(TEXT) for row in table}
     assert {row.elsewhere for row in measured if row.elsewhere} <= beside
     assert pictures(TEXT) == [report.PICTURES / f"{curve.name}.png" for each in RUN.measured for curve in each.curves]
+
+
+def test_figures_are_written_for_people() -> None:
+    """None has an exponent, neither in a table nor behind a row."""
+    assert not re.search(r"\de[+-]\d", TEXT)
+    assert [written(figure) for figure in (27_777.0, 4460.4, 0.061_27)] == ["27,780", "4,460", "0.06127"]
 
 
 def test_every_picture_is_there() -> None:

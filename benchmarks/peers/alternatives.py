@@ -13,7 +13,7 @@ from functools import partial
 from benchmarks.apps import JSON, item
 from benchmarks.peers.clients import Client, Opening, bare, over_aiohttp, over_httpx
 from benchmarks.peers.far import far
-from benchmarks.readings import Curve, Effort, Goal, Outcome, Reading
+from benchmarks.readings import Curve, Effort, Goal, Outcome, Reading, written
 from benchmarks.rounds import Rounds
 from benchmarks.server import Server, serving
 
@@ -170,7 +170,7 @@ def _reading(row: str, name: str, seconds: Rounds) -> Reading:
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"
+    return f"{written(seconds * 1e3, 3)} ms"
 
 
 def _curve(items: int, series: Mapping[str, Sequence[tuple[float, float]]]) -> Curve:

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from tests.programs import ROOT
 
 # Building and two installations take some seconds, more than other tests, but are done once.
-LONGEST = 120
+LONGEST = 240
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from tests.equivalence.comparing import (
     json,
     names,
 )
-from tests.serving import App, Server, serve
+from tests.serving import PATIENCE, App, Server, serve
 
 SETTINGS: dict[str, Any] = {"path": "/batch", "max_items": 1000, "trusted_origins": ["https://shop.example"]}
 
@@ -174,7 +174,7 @@ def test_validators_of_an_answer_alone_hold_in_a_batch(server: Server, name: str
 @pytest.mark.parametrize("name", ["starlette-added", "starlette-wrapped"])
 def test_items_have_the_client_address_of_their_connection(server: Server) -> None:
     """The app sees the caller's address and port for an item as for a request on the same connection."""
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=PATIENCE)
     try:
         connection.request("GET", "/peer")
         answer = connection.getresponse().read()

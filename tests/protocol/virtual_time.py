@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 Returned = TypeVar("Returned")
 
 # Real seconds to wait for another thread or a socket when no timer is left; then the test is stuck.
-PATIENCE = 10.0
+PATIENCE = 60.0
 # Virtual seconds after which a test is taken to run in circles; no deadline of the protocol is near it.
 LIFETIME = 10_000.0
 
