@@ -10,24 +10,22 @@ import random
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, get_args
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from ..engine import references
 from ..engine.bodies import is_deeper
-from ..engine.errors import Failure, Invalid, Malformed, TooLarge
+from ..engine.errors import Failure, Invalid
 from ..engine.headers import own
 from ..engine.model import (
     Batch,
     Callback,
     Caller,
-    Delivery,
     Execution,
     Headers,
     Item,
-    OnError,
     Options,
     Reference,
     Refusal,
@@ -35,119 +33,27 @@ from ..engine.model import (
 )
 from ..engine.paths import canonical, component, joined_queries, plain_paths, query_string, with_query
 from ..engine.policy import Policy
+from ._native_wire import EXPECTED, ID, Envelope, WireItem, WireOptions, decoded, pointer_token
 
 _MAX_REFERENCE = 1024
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_END = Literal["completed", "failed", "cancelled", "expired"]
-_ENDS: tuple[_END, ...] = get_args(_END)
-
-
-# What a batch looks like on the wire. The types check the members' kinds; bodies stay the bytes that they are.
-
-
-class _Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    path: str
-    method: str = "GET"
-    body: msgspec.Raw = msgspec.Raw()
-    headers: dict[str, str | list[str]] | UnsetType = UNSET
-    id: str | UnsetType = UNSET
-    query: dict[str, msgspec.Raw] | UnsetType = UNSET
-    body_encoding: Literal["json", "text", "base64"] = "json"
-    depends_on: list[str] = []
-    vars: dict[str, str] | UnsetType = UNSET
-    timeout: Annotated[float, msgspec.Meta(gt=0)] | UnsetType = UNSET
-
-
-class _Callback(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    url: str
-    events: Annotated[tuple[_END, ...], msgspec.Meta(min_length=1)] = _ENDS
-    secret_ref: str | UnsetType = UNSET
-
-
-class _Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    execution: Execution = Execution.PARALLEL
-    on_error: OnError = OnError.CONTINUE
-    timeout: Annotated[float, msgspec.Meta(gt=0)] | UnsetType = UNSET
-    delivery: Delivery | UnsetType = UNSET
-    callback: _Callback | UnsetType = UNSET
-
-
-class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
-    requests: list[_Item]
-    options: _Options = _Options()
-
-
-_decode = msgspec.json.Decoder(_Envelope).decode
 _decode_text = msgspec.json.Decoder(str).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
-_EXPECTED = {
-    "requests": "a list of items",
-    "options": "an object",
-    "path": "a string such as `/users/7?fields=name`",
-    "method": "a string such as `GET`",
-    "body_encoding": "`json`, `text` or `base64`",
-    "headers": "an object: name → string or list of strings",
-    "query": "an object: name → string, number, boolean, or list of those",
-    "id": "a string of 1 to 64 letters, digits and `._:-`",
-    "depends_on": "a list of ids",
-    "vars": "an object: name → `id#/pointer`",
-    "timeout": "a number of seconds above 0",
-    "execution": "`parallel`, `ordered_writes` or `sequential`",
-    "on_error": "`continue` or `stop`",
-    "delivery": "`at_most_once` or `at_least_once`",
-    "callback": "an object with the member `url`",
-    "url": "a string such as `https://example.com/hooks`",
-    "events": f"a list of at least one of {', '.join(f'`{end}`' for end in _ENDS)}",
-    "secret_ref": "the name of a secret",
-}
-_ALIASES = {
-    "url": "path",
-    "uri": "path",
-    "relative_url": "path",
-    "relativeurl": "path",
-    "href": "path",
-    "data": "body",
-    "json": "body",
-    "payload": "body",
-    "content": "body",
-    "dependson": "depends_on",
-    "after": "depends_on",
-    "params": "query",
-    "queryparams": "query",
-    "header": "headers",
-    "verb": "method",
-    "type": "method",
-    "bodyencoding": "body_encoding",
-    "encoding": "body_encoding",
-    "variables": "vars",
-    "referenceid": "id",
-    "content_id": "id",
-    "items": "requests",
-    "operations": "requests",
-    "batch": "requests",
-    "onerror": "on_error",
-    "mode": "execution",
-    "webhook": "callback",
-    "callback_url": "callback",
-    "secret": "secret_ref",
-}
-
 
 def read(body: bytes, caller: Caller, policy: Policy, *, minimal: bool) -> Batch:
     """The batch that the bytes mean. Raises `Malformed`, `Invalid` or `TooLarge`."""
-    envelope = _envelope(body, policy.max_items)
+    envelope = decoded(body, policy.max_items)
     _check_now(envelope.options)
     return _Reading(envelope, caller, policy).batch(minimal)
 
 
 def read_job(body: bytes, caller: Caller, policy: Policy, *, minimal: bool) -> Batch:
     """The same for a batch that becomes a job, and so may say what only a job can keep."""
-    return _Reading(_envelope(body, policy.max_items), caller, policy).batch(minimal)
+    return _Reading(decoded(body, policy.max_items), caller, policy).batch(minimal)
 
 
-def _check_now(options: _Options) -> None:
+def _check_now(options: WireOptions) -> None:
     """Raises `Invalid` for what a batch cannot have that is answered at once."""
     for name in ("delivery", "callback"):
         if getattr(options, name) is not UNSET:
@@ -156,92 +62,6 @@ def _check_now(options: _Options) -> None:
                 " `Prefer: respond-async`, to an endpoint that has jobs.",
                 pointer=f"/options/{name}",
             )
-
-
-def _envelope(body: bytes, max_items: int) -> _Envelope:
-    """Raises `Malformed`, `Invalid` or `TooLarge`."""
-    try:
-        if not body.isascii():
-            # The parser does not look at the UTF-8 of what it leaves undecoded.
-            body.decode("utf-8")
-        # One brace is that of the batch itself.
-        if body.count(b"{") > max_items + 1:
-            _check_count(body, max_items)
-        return _decode(body)
-    except UnicodeDecodeError as fault:
-        raise Malformed(f"The body is not UTF-8 (byte {fault.start}).") from None
-    except RecursionError:
-        raise Malformed("The body is nested too deeply to be read.") from None
-    except msgspec.ValidationError as fault:
-        raise _invalid(str(fault)) from None
-    except msgspec.DecodeError as fault:
-        raise Malformed(f"The body cannot be read: {fault}.") from None
-
-
-def _check_count(body: bytes, max_items: int) -> None:
-    """Counts the items before any of them is decoded: a batch far over the limit must not cost its memory."""
-    count, stop = 0, max(100 * max_items, 1_000_000)
-
-    def counted(_: msgspec.Struct) -> None:
-        nonlocal count
-        count += 1
-        if count > stop:
-            raise ValueError
-
-    # All of these are equal, so that a set of them stays small, however many there are.
-    anything = msgspec.defstruct("Anything", (), namespace={"__post_init__": counted}, frozen=True, gc=False)
-    envelope = msgspec.defstruct("Envelope", [("requests", set[anything], set())])  # type: ignore[valid-type]
-    try:
-        msgspec.json.decode(body, type=envelope)
-    except msgspec.ValidationError:
-        if count <= stop:
-            # Not a list of objects: the reading proper says what is wrong.
-            return
-    if count > max_items:
-        actual = str(count) if count <= stop else f"more than {stop}"
-        raise TooLarge(
-            f"The batch has {actual} items; the limit is {max_items}.", code="too_many_items", pointer="/requests"
-        )
-
-
-def _invalid(text: str) -> Invalid:
-    """Turns the parser's words into ours: where, what was expected, the nearest name; nothing of the values."""
-    what, _, where = text.rpartition(" - at `$") if " - at `$" in text else (text, "", "")
-    # Inside a header's list the parser does not tell the name, so that the pointer ends before it.
-    where = where.partition("[...]")[0]
-    pointer = "".join(
-        f"/{member or index}" for member, index in re.findall(r"\.([A-Za-z_]+)|\[(\d+)\]", where.rstrip("`"))
-    )
-    unknown = re.match(r"Object contains unknown field `(.*)`$", what, re.DOTALL)
-    if unknown is not None:
-        return _unknown_member(unknown[1], pointer)
-    missing = re.match(r"Object missing required field `(\w+)`$", what)
-    if missing is not None:
-        name = missing[1]
-        return Invalid(f"`{name}` is missing; expected {_EXPECTED[name]}.", pointer=f"{pointer}/{name}")
-    name = next((part for part in reversed(pointer.split("/")) if part in _EXPECTED), "")
-    if re.search(r"/requests/\d+$", pointer):
-        return Invalid("An item must be an object.", pointer=pointer)
-    if not name:
-        return Invalid('A batch is an object with the member `requests`: {"requests": […]}.', pointer=pointer)
-    return Invalid(f"`{name}` must be {_EXPECTED[name]}.", pointer=pointer)
-
-
-_AT: Mapping[str, type[msgspec.Struct]] = {"/options": _Options, "/options/callback": _Callback}
-
-
-def _unknown_member(name: str, pointer: str) -> Invalid:
-    kind = _Item if re.fullmatch(r"/requests/\d+", pointer) else _AT.get(pointer, _Envelope)
-    known = kind.__struct_fields__
-    alias = _ALIASES.get(name.replace("-", "_").lower())
-    nearest = [alias] if alias in known else get_close_matches(name[:64], known, 1)
-    shown = name if _ID.fullmatch(name) else "with unusual characters"
-    hint = f"did you mean `{nearest[0]}`?" if nearest else f"known are {', '.join(known)}."
-    return Invalid(f"Unknown member `{shown}`; {hint}", pointer=f"{pointer}/{_pointer_token(name[:64])}")
-
-
-def _pointer_token(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
 
 
 _JSON_TYPE: Headers = ((b"content-type", b"application/json"),)
@@ -258,7 +78,7 @@ _RANKS = {execution: rank for rank, execution in enumerate(Execution)}
 class _Reading:
     """One envelope on its way to a `Batch`."""
 
-    def __init__(self, envelope: _Envelope, caller: Caller, policy: Policy) -> None:
+    def __init__(self, envelope: Envelope, caller: Caller, policy: Policy) -> None:
         self._requests = envelope.requests
         self._options = envelope.options
         self._caller = caller
@@ -297,8 +117,8 @@ class _Reading:
         return Callback(wanted.url, tuple(dict.fromkeys(wanted.events)), secret_ref)
 
     def _note_id(self, index: int, id: str) -> None:
-        if _ID.fullmatch(id) is None:
-            raise Invalid(f"`id` must be {_EXPECTED['id']}.", pointer=f"/requests/{index}/id")
+        if ID.fullmatch(id) is None:
+            raise Invalid(f"`id` must be {EXPECTED['id']}.", pointer=f"/requests/{index}/id")
         if self._indexes.setdefault(id, index) != index:
             raise Invalid(
                 f"The id `{id}` is already that of item {self._indexes[id]}.",
@@ -324,7 +144,7 @@ class _Reading:
             ]
         )
 
-    def _item(self, index: int, request: _Item) -> Item:
+    def _item(self, index: int, request: WireItem) -> Item:
         headers: Headers = ()
         body = b""
         if request.headers:
@@ -408,12 +228,12 @@ class _Reading:
             if any(each.startswith((b"[", b"{", b"n")) for each in values):
                 raise Invalid(
                     "A query value must be a string, a number, a boolean, or a list of those.",
-                    pointer=f"/requests/{index}/query/{_pointer_token(name)}",
+                    pointer=f"/requests/{index}/query/{pointer_token(name)}",
                 )
             texts[name] = [_scalar_text(each) for each in values]
         return texts
 
-    def _body(self, index: int, request: _Item) -> bytes | Refusal:
+    def _body(self, index: int, request: WireItem) -> bytes | Refusal:
         body = bytes(request.body)
         if request.body_encoding == "json":
             if is_deeper(body, self._policy.max_depth):
@@ -456,7 +276,7 @@ class _Reading:
 
     # Values out of other answers
 
-    def _template(self, index: int, request: _Item, headers: Headers, body: bytes) -> Template:
+    def _template(self, index: int, request: WireItem, headers: Headers, body: bytes) -> Template:
         given = request.vars or {}
         place = f"/requests/{index}/vars"
         if len(given) > self._policy.max_vars:
@@ -482,12 +302,12 @@ class _Reading:
             if name not in used:
                 raise Invalid(
                     f"`{name}` is declared and not used; write `{{{name}}}` where its value belongs.",
-                    pointer=f"{place}/{_pointer_token(name)}",
+                    pointer=f"{place}/{pointer_token(name)}",
                 )
         return Template(values, target, json_body)
 
     def _reference(self, place: str, name: str, value: str) -> Reference:
-        pointer = f"{place}/{_pointer_token(name[:64])}"
+        pointer = f"{place}/{pointer_token(name[:64])}"
         if references.NAME.fullmatch(name) is None:
             raise Invalid("A name in `vars` has 1 to 64 letters, digits and `_.-`.", pointer=pointer)
         id, mark, fragment = value.partition("#")
@@ -501,7 +321,7 @@ class _Reading:
         except ValueError as fault:
             raise Invalid(f"This is not a JSON Pointer (RFC 6901): {fault}.", pointer=pointer) from None
 
-    def _template_target(self, index: int, request: _Item) -> tuple[str, set[str]]:
+    def _template_target(self, index: int, request: WireItem) -> tuple[str, set[str]]:
         """Path and query with their placeholders, and the names that these use."""
         path, names = request.path, request.vars or {}
         used = set(references.PLACEHOLDER.findall(path))

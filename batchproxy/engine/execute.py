@@ -153,7 +153,7 @@ class Run:
         self._alive: dict[Exchange, None] = {}
         self._values = Values(batch.items, policy)
         self._sources = self._values.sources
-        self._lanes = Lanes(judge.lane) if judge.has_lanes else None
+        self._lanes: Lanes[Item] | None = Lanes(judge.lane) if judge.has_lanes else None
         self._observers = observers
         self._observers_of_all = [each for each in observers if not getattr(each, "only_failures", False)]
         self.succeeded = 0

@@ -7,23 +7,32 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
-from .model import Item
 from .routing import Route
 
 
-class Lanes:
+class Indexed(Protocol):
+    @property
+    def index(self) -> int: ...
+
+
+T = TypeVar("T", bound=Indexed)
+"""An item, or whatever stands for one."""
+
+
+class Lanes(Generic[T]):
     """The lanes of one batch; `lane_of` says which an item takes, if any. `following` are those whose turn has come."""
 
     __slots__ = ("_lane_of", "_occupied", "_waiting", "following")
 
-    def __init__(self, lane_of: Callable[[Item], Route | None]) -> None:
+    def __init__(self, lane_of: Callable[[T], Route | None]) -> None:
         self._lane_of = lane_of
         self._occupied: dict[int, Route] = {}
-        self._waiting: dict[Route, deque[Item]] = {}
-        self.following: deque[Item] = deque()
+        self._waiting: dict[Route, deque[T]] = {}
+        self.following: deque[T] = deque()
 
-    def enter(self, item: Item) -> bool:
+    def enter(self, item: T) -> bool:
         """Whether the item may run; if another one of its lane does, it waits here."""
         lane = self._lane_of(item)
         if lane is None:
@@ -48,7 +57,7 @@ class Lanes:
         self._occupied[following.index] = lane
         self.following.append(following)
 
-    def clear(self) -> list[Item]:
+    def clear(self) -> list[T]:
         """Those that wait, or whose turn has come: they are not held here any more."""
         held = [*self.following, *(item for lane in self._waiting.values() for item in lane)]
         self.following.clear()

@@ -17,9 +17,9 @@ from heapq import heappop, heappush
 import msgspec
 
 from ...engine.errors import Failure
+from ...engine.lanes import Lanes
 from ...engine.model import Item, OnError, Refusal, Result, failed
 from ...engine.references import Values, complete
-from ...engine.routing import Route
 from ...engine.schedule import Schedule
 from ..store import ItemResult, Outcome, Parked, Settled
 from .kinds import JobBatch
@@ -70,9 +70,9 @@ class Plan:
         self._parked = {seq: (now + each.due_in, each) for seq, each in parked.items()}
         self._ready: dict[str, deque[Start]] = {}
         self._waiting: list[tuple[float, int, Start]] = []
-        self._lane_of = given.judge.lane if given.judge.has_lanes else None
-        self._lanes: dict[Route, deque[Start]] = {}
-        self._in_lane: dict[int, Route] = {}
+        self._lanes: Lanes[Start] | None = None
+        if given.judge.has_lanes:
+            self._lanes = Lanes(lambda start: given.judge.lane(start.item))
 
     def __repr__(self) -> str:
         return f"Plan(open={len(self._open)}, ready={self.ready}, waiting={len(self._waiting)})"
@@ -160,7 +160,7 @@ class Plan:
             result = failed(index, item.failure, item.detail)
             return [result, *self._settle(result)]
         start = Start(index, seq, item, upstream_of(item, self._batch.caller, self._policy, self._endpoint))
-        if self._lane_of is None or self._enters_lane(start, self._lane_of(item)):
+        if self._lanes is None or self._lanes.enter(start):
             self._admit(start, now)
         return []
 
@@ -198,9 +198,11 @@ class Plan:
 
     def _take_back(self) -> None:
         """What has not begun goes back into the schedule, which is about to abandon it."""
-        starts = [start for queue in (*self._ready.values(), *self._lanes.values()) for start in queue]
+        starts = [start for queue in self._ready.values() for start in queue]
         starts += [start for _, _, start in self._waiting]
-        for queue in (*self._ready.values(), *self._lanes.values()):
+        if self._lanes is not None:
+            starts += self._lanes.clear()
+        for queue in self._ready.values():
             queue.clear()
         self._waiting.clear()
         for start in starts:
@@ -213,28 +215,11 @@ class Plan:
             # A defect of ours; whoever needs the values fails, and the job goes on.
             logger.exception("item.failed batch=%s index=%d", self._batch.id, self._seqs[result.index])
 
-    # Serial routes: of the items of a batch in one lane one runs at a time
-
-    def _enters_lane(self, start: Start, lane: Route | None) -> bool:
-        if lane is None:
-            return True
-        if lane in self._lanes:
-            self._lanes[lane].append(start)
-            return False
-        self._lanes[lane] = deque()
-        self._in_lane[start.index] = lane
-        return True
-
     def _leave_lane(self, index: int) -> None:
-        lane = self._in_lane.pop(index, None)
-        if lane is None:
-            return
-        if not self._lanes[lane]:
-            del self._lanes[lane]
-            return
-        following = self._lanes[lane].popleft()
-        self._in_lane[following.index] = lane
-        self._admit(following, 0.0)
+        if self._lanes is not None:
+            self._lanes.leave(index)
+            while self._lanes.following:
+                self._admit(self._lanes.following.popleft(), 0.0)
 
 
 def detail_of(failures: int, text: str) -> str:
