@@ -76,10 +76,12 @@ def test_the_collector_stays_out_of_the_start(tmp_path: Path) -> None:
 
 def test_the_middleware_leaves_the_collector_alone() -> None:
     """The collector of an app that is wrapped is the app's own."""
-    before = gc.get_threshold(), gc.get_freeze_count(), gc.isenabled()
+    before, frozen = (gc.get_threshold(), gc.isenabled()), gc.get_freeze_count()
+    anew: list[list[int]] = [[] for _ in range(1000)]  # a freeze would take in these, too
     reply = run(send_batch(BatchMiddleware(Api()), [{"path": f"/{number}"} for number in range(100)]))
     assert failures(reply) == [None] * 100
-    assert (gc.get_threshold(), gc.get_freeze_count(), gc.isenabled()) == before
+    assert (gc.get_threshold(), gc.isenabled()) == before
+    assert gc.get_freeze_count() < frozen + len(anew)  # what was frozen before may go meanwhile
 
 
 @contextmanager
