@@ -103,7 +103,8 @@ class BatchMiddleware:
         return f"BatchMiddleware({', '.join(self._endpoints)})"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._is_published:
+        is_http = scope["type"] == "http"
+        if not (is_http and self._is_published):
             if self._error is not None:
                 await _fail(self._error, scope, receive, send)
                 return
@@ -118,20 +119,23 @@ class BatchMiddleware:
             if scope["type"] == "lifespan":
                 await lifespan.live(self.app, self._jobs, scope, receive, send)
                 return
-            if scope["type"] == "http" and self._jobs.has(path := self._path(scope)):
+            if is_http and self._jobs.has(path := self._path(scope)):
                 if exchange is not None:
                     await _refuse_nested(exchange, send)
                 else:
                     await self._call(self._jobs, path, scope, receive, send)
                 return
-            found = self._jobs_at(scope) if scope["type"] == "http" else None
+            found = self._jobs_at(scope) if is_http else None
             if found is not None:
                 if exchange is not None:
                     await _refuse_nested(exchange, send)
                 else:
                     await self._visit(found[0], scope, receive, send, below=found[1])
                 return
-        endpoint = self._endpoint_at(scope) if scope["type"] == "http" else None
+        endpoint = None
+        if is_http:
+            # Looked up without a method, most of the time: all that this costs a request that is no batch.
+            endpoint = self._endpoints.get(self._path(scope) if scope.get("root_path") else scope["path"])
         if endpoint is None or (exchange is not None and scope["method"] != "POST"):
             await self.app(scope, receive, send)
         elif exchange is not None:
@@ -209,9 +213,6 @@ class BatchMiddleware:
             if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
                 return endpoint, path[len(prefix) :]
         return None
-
-    def _endpoint_at(self, scope: Scope) -> Endpoint | None:
-        return self._endpoints.get(self._path(scope))
 
     def _path(self, scope: Scope) -> str:
         """The path below the mount."""
