@@ -96,11 +96,7 @@ async def test_a_worker_that_is_frozen_and_thawed(place: Place, tmp_path: Path) 
 
 @on_a_loop
 async def test_workers_that_freeze_again_and_again(place: Place, tmp_path: Path) -> None:
-    """In turn, each for longer than its leases: the job ends, and what is done again was in flight then.
-
-    On a slow machine others may not renew their leases in time either, so that it is not counted too exactly; it is far
-    from all that a worker had claimed.
-    """
+    """In turn, each for longer than its leases: the job ends, and what is done again was in flight then."""
     n, api = 500, Api(tmp_path)
     with workers(place, tmp_path, concurrency=PLACES) as started:
         async with store_at(place) as store:
@@ -118,7 +114,7 @@ async def test_workers_that_freeze_again_and_again(place: Place, tmp_path: Path)
             assert [each.seq for each in await results(store, job_id)] == list(range(n + 1))
             counted = api.ledger.counted
             assert len(counted) == n + 1
-            assert counted.total() - len(counted) <= 2 * len(two) * PLACES
+            assert counted.total() - len(counted) <= len(two) * PLACES
             for process in two:
                 await started.end(process)
 
