@@ -7,11 +7,12 @@ out as they are.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 import msgspec
 
 from .dialects import Writer
+from .engine.deadline import within
 from .engine.errors import BatchError
 from .engine.model import Headers, Result, Send
 from .engine.target import Budget
@@ -24,6 +25,9 @@ HEARTBEAT = 15.0
 
 class Collected:
     """All results in one document with a length, sent when the last one is there."""
+
+    has_left = False
+    """Whether nobody took the answer to its end."""
 
     def __init__(
         self, writer: Writer, send: Send, headers: Headers, *, count: int, budget: Budget, write_timeout: float
@@ -64,16 +68,17 @@ class Collected:
         headers = ((b"content-type", self._writer.media_type.encode("ascii")), (b"content-length", b"%d" % length))
         last = len(blocks) - 1
         try:
-            async with asyncio.timeout(self._write_timeout) as limit:
-                await self._send(start(200, (*headers, *self._headers)))
-                for position, block in enumerate(blocks):
-                    blocks[position] = b""
-                    for part, is_last in _parts(block):
-                        limit.reschedule(self._loop.time() + self._write_timeout)
-                        await self._send(body(part, more=position < last or not is_last))
+            await self._deliver(start(200, (*headers, *self._headers)))
+            for position, block in enumerate(blocks):
+                blocks[position] = b""
+                for part, is_last in _parts(block):
+                    await self._deliver(body(part, more=position < last or not is_last))
         except (TimeoutError, OSError):
             # A reader that takes nothing is gone; so is one whose connection is closed.
-            self._gone = True
+            self._gone = self.has_left = True
+
+    def _deliver(self, message: dict[str, object]) -> Awaitable[None]:
+        return within(self._loop.time() + self._write_timeout, self._send(message))
 
     def _blocks(self) -> list[bytes]:
         writer = self._writer
@@ -176,8 +181,7 @@ class Streamed:
         if self._gone:
             return
         try:
-            async with asyncio.timeout(self._write_timeout):
-                await self._send(message)
+            await within(self._loop.time() + self._write_timeout, self._send(message))
         except (TimeoutError, OSError):
             self._leave()
 

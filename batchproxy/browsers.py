@@ -17,7 +17,7 @@ _EXPOSED = b"X-Request-ID, Preference-Applied, Retry-After, Allow"
 
 def is_page(headers: Mapping[bytes, bytes]) -> bool:
     """Whether a page sent this: browsers do not let pages leave these headers out."""
-    return b"origin" in headers or any(name.startswith(b"sec-fetch-") for name in headers)
+    return b"origin" in headers or any([name.startswith(b"sec-fetch-") for name in headers])
 
 
 def check_site(headers: Mapping[bytes, bytes], trusted: Collection[str]) -> None:

@@ -164,7 +164,7 @@ class Visit:
             if below is not None and self._jobs is not None:
                 await self._jobs.serve(self, below)
             elif method == "POST":
-                await self._take()
+                await (self._take() if self._observers else self._take_batch())
             elif browsers.is_preflight(method, self.fields):
                 await self._preflight()
             elif not self.endpoint.describe:
@@ -179,9 +179,7 @@ class Visit:
             return
 
     async def _take(self) -> None:
-        if not self._observers:
-            await self._take_batch()
-            return
+        """Takes the batch, and tells what became of it."""
         status: int = 200
         code: str | None = None
         try:
@@ -315,6 +313,8 @@ class Visit:
         self._running.add(run)
         try:
             await run.execute()
+            if isinstance(emitter, Collected) and emitter.has_left:
+                run.client_left = True
         finally:
             self._running.discard(run)
 

@@ -130,7 +130,7 @@ class BatchMiddleware:
                 if exchange is not None:
                     await _refuse_nested(exchange, send)
                 else:
-                    await self._visit(found[0], scope, receive, send, below=found[1])
+                    await self._visit(found[0], scope, receive, send).serve(found[1])
                 return
         endpoint = None
         if is_http:
@@ -141,7 +141,7 @@ class BatchMiddleware:
         elif exchange is not None:
             await _refuse_nested(exchange, send)
         else:
-            await self._visit(endpoint, scope, receive, send)
+            await self._visit(endpoint, scope, receive, send).serve()
 
     def _look_at(self, scope: Scope) -> None:
         """What can be learnt from the scopes that come first: the state of the lifespan, and the app around us."""
@@ -154,11 +154,9 @@ class BatchMiddleware:
             if is_layer(self, app):
                 self._publish(app)
 
-    async def _visit(
-        self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, *, below: str | None = None
-    ) -> None:
+    def _visit(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> Visit:
         mount = mount_of(scope)
-        visit = Visit(
+        return Visit(
             endpoint,
             scope,
             receive,
@@ -172,7 +170,6 @@ class BatchMiddleware:
             observers=self._observers,
             jobs=self._jobs,
         )
-        await visit.serve(below)
 
     async def _call(self, jobs: JobService, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         try:

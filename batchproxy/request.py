@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 
+from .engine.deadline import within
 from .engine.errors import NotAcceptable, ReadTimeout, TooLarge, Unsupported
 from .engine.headers import inherited
 from .engine.model import Caller, Headers, Receive, Scope
@@ -31,13 +32,17 @@ def fields(scope: Scope) -> dict[bytes, bytes]:
             several.setdefault(name, [single[name]]).append(value)
         else:
             single[name] = value
-    return single | {name: b", ".join(values) for name, values in several.items()}
+    if several:
+        single |= {name: b", ".join(values) for name, values in several.items()}
+    return single
 
 
 def request_id(headers: Mapping[bytes, bytes]) -> str:
     """The caller's `X-Request-ID`, or a new one."""
-    given = headers.get(b"x-request-id", b"")
-    return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+    given = headers.get(b"x-request-id")
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode("ascii")
+    return random.getrandbits(128).to_bytes(16).hex()
 
 
 def caller(scope: Scope, headers: Mapping[bytes, bytes], mount: str, *, id: str, browser: bool) -> Caller:
@@ -59,7 +64,10 @@ def check_content(headers: Mapping[bytes, bytes]) -> None:
     coding = headers.get(b"content-encoding")
     if coding is not None:
         raise Unsupported("Send the body without Content-Encoding; it is taken uncompressed only.")
-    media_type = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+    given = headers.get(b"content-type", b"")
+    if given == b"application/json":
+        return
+    media_type = given.decode("latin-1").partition(";")[0].strip().lower()
     if media_type != "application/json" and not re.fullmatch(r"[^/\s]+/[^/\s]+\+json", media_type):
         raise Unsupported("Send the batch as JSON, with the header `Content-Type: application/json`.")
 
@@ -128,8 +136,7 @@ async def read_body(receive: Receive, limits: Limits, *, http1: bool) -> bytes:
     pause_ends = loop.time() + limits.read_timeout
     while True:
         try:
-            async with asyncio.timeout_at(min(end, pause_ends)):
-                message = await receive()
+            message = await within(min(end, pause_ends), receive())
         except TimeoutError:
             raise ReadTimeout(
                 f"The body must arrive within {limits.read_total_timeout:g} s, without a pause of more than"

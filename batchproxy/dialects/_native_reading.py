@@ -55,8 +55,8 @@ def read_job(body: bytes, caller: Caller, policy: Policy, *, minimal: bool) -> B
 
 def _check_now(options: WireOptions) -> None:
     """Raises `Invalid` for what a batch cannot have that is answered at once."""
-    for name in ("delivery", "callback"):
-        if getattr(options, name) is not UNSET:
+    for name, value in (("delivery", options.delivery), ("callback", options.callback)):
+        if value is not UNSET:
             raise Invalid(
                 f"`{name}` is an option of jobs, and this batch is to be answered at once; send it with the header"
                 " `Prefer: respond-async`, to an endpoint that has jobs.",
@@ -94,12 +94,12 @@ class _Reading:
         items = self._items()
         wish, floor = self._options.execution, self._policy.execution
         return Batch(
-            id=f"{random.getrandbits(64):016x}",
+            id=random.getrandbits(64).to_bytes(8).hex(),
             dialect="native",
             items=items,
             caller=self._caller,
             options=Options(
-                execution=max(wish, floor, key=_RANKS.__getitem__),
+                execution=wish if wish is floor or _RANKS[wish] > _RANKS[floor] else floor,
                 on_error=self._options.on_error,
                 timeout=self._options.timeout or None,
                 minimal=minimal,

@@ -10,24 +10,22 @@ writes. One timer serves all deadlines of a batch.
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextvars import copy_context
+from types import coroutine
 from typing import Any, Protocol
 
+from .completion import Completion
 from .errors import Failure
-from .events import ItemEnded, Observer
+from .events import Audience, Observer, log_fault
 from .in_flight import InFlight
 from .lanes import Lanes
 from .model import SAFE_METHODS, Batch, Item, OnError, Refusal, Result, failed
 from .policy import Judge, Policy
-from .references import Values, complete
 from .schedule import Schedule
 from .settings import KiB
 from .target import AppTarget, Call, Exchange
-
-logger = logging.getLogger("batchproxy")
 
 # An item that never suspends costs no turn of the loop: measured, 0.6 to 0.9 µs less.
 _EAGER = sys.version_info >= (3, 12)
@@ -74,6 +72,12 @@ class Emitter(Protocol):
         """The reader is gone: nothing is written any more."""
 
 
+@coroutine
+def _turn() -> Generator[None, None, None]:
+    """One turn of the loop, as `asyncio.sleep(0)` takes it, in one call."""
+    yield
+
+
 class Run:
     """One batch while it runs. Made inside the context that every item gets a copy of.
 
@@ -85,10 +89,12 @@ class Run:
     __slots__ = (
         "_alive",
         "_armed",
+        "_audience",
         "_awake",
         "_batch",
         "_batch_timeout",
         "_budget",
+        "_completion",
         "_concurrency",
         "_context",
         "_deadline",
@@ -97,23 +103,18 @@ class Run:
         "_is_written",
         "_item_timeout",
         "_items",
-        "_judge",
         "_lanes",
         "_loop",
-        "_observers",
-        "_observers_of_all",
-        "_policy",
         "_pumping",
         "_refused",
         "_room",
         "_running",
         "_schedule",
         "_share",
-        "_sources",
         "_take",
         "_target",
+        "_tells_all",
         "_timer",
-        "_values",
         "_waits",
         "_waker",
         "_watch",
@@ -143,19 +144,18 @@ class Run:
         self._take = target.take
         self._budget = target.budget
         self._emitter = emitter
-        self._policy = policy
-        self._judge = judge
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
         self._concurrency = policy.concurrency
         self._item_timeout = policy.item_timeout
-        self._running: dict[Exchange, None] = {}
+        # Items that have begun and not ended, and those whose tasks have not, which may outlive their items.
+        self._running = 0
         self._alive: dict[Exchange, None] = {}
-        self._values = Values(batch.items, policy)
-        self._sources = self._values.sources
+        has_values = [item for item in batch.items if item.template is not None]
+        self._completion = Completion(batch, policy, judge) if has_values else None
         self._lanes: Lanes[Item] | None = Lanes(judge.lane) if judge.has_lanes else None
-        self._observers = observers
-        self._observers_of_all = [each for each in observers if not getattr(each, "only_failures", False)]
+        self._audience = Audience(batch, observers, self._context) if observers else None
+        self._tells_all = self._audience is not None and bool(self._audience.hearing_all)
         self.succeeded = 0
         self.client_left = False
         self._is_written = False
@@ -171,7 +171,8 @@ class Run:
         self._pumping = False
         self._waker: asyncio.Future[None] | None = None
         self._awake = False
-        self._room = asyncio.Event()
+        # Made when an item waits for it, which few ever do.
+        self._room: asyncio.Event | None = None
         self._interrupt: KeyboardInterrupt | None = None
         self._share = in_flight.join(min(policy.concurrency, len(batch.items)), self._pump_soon)
         emitter.begin(wake=self._wake, leave=self.leave)
@@ -182,7 +183,7 @@ class Run:
             self._pump()
             # A few turns of the loop, in which items that never wait come to their end.
             for _ in range(_EARLY_TURNS):
-                await asyncio.sleep(0)
+                await _turn()
                 if not self._schedule.unsettled:
                     break
             else:
@@ -190,11 +191,12 @@ class Run:
             while True:
                 self._awake = False
                 await self._emitter.flush()
-                self._room.set()
+                self._tell_of_room()
                 if not self._schedule.unsettled and not self._emitter.backlog:
                     break
                 if not self._awake:
-                    self._pump_soon()
+                    if self._running < self._schedule.unsettled:
+                        self._pump_soon()
                     await self._sleep()
             self._share.want_no_more()
             await self._emitter.close()
@@ -221,13 +223,13 @@ class Run:
         self.client_left = not self._is_written
         self._emitter.discard()
         self._give_up("The client left.")
-        for exchange in list(self._running):
+        for exchange in self._unended():
             exchange.disconnect()
             if exchange.item.method in SAFE_METHODS or not exchange.begun:
                 exchange.fail(Failure.NOT_STARTED, "The client left.")
                 # In the turn after, so that the app sees `http.disconnect` first, as it would alone.
                 self._loop.call_soon(exchange.cancel)
-        self._room.set()
+        self._tell_of_room()
         self._wake()
 
     def hasten(self, deadline: float) -> None:
@@ -247,9 +249,9 @@ class Run:
 
     def _pump(self) -> None:
         self._pumping = False
-        running, share, schedule, lanes = self._running, self._share, self._schedule, self._lanes
+        share, schedule, lanes = self._share, self._schedule, self._lanes
         now = self._loop.time()
-        for _ in range(min(PORTION, self._concurrency - len(running))):
+        for _ in range(min(PORTION, self._concurrency - self._running)):
             if self._emitter.backlog > WRITE_AHEAD:
                 break
             if lanes is not None and lanes.following:
@@ -273,7 +275,7 @@ class Run:
                 schedule.put_back(index)
                 break
         else:
-            if len(running) < self._concurrency:
+            if self._running < self._concurrency and self._running < schedule.unsettled:
                 # Others get their turn before this batch goes on.
                 self._pump_soon()
         if share.reserved and not self._pumping:
@@ -281,8 +283,8 @@ class Run:
 
     def _start(self, item: Item, now: float) -> None:
         """Starts an item for which there is a place, if nothing else keeps it from starting."""
-        if item.template is not None:
-            completed = self._complete(item)
+        if self._completion is not None and item.template is not None:
+            completed = self._completion.of(item)
             if isinstance(completed, Refusal):
                 self._share.give_back()
                 self._settle(failed(item.index, completed.failure, completed.detail))
@@ -314,7 +316,7 @@ class Run:
         exchange = Exchange(item, self._target, self._ended, now, deadline)
         if deadline < self._armed:
             self._arm(deadline)
-        self._running[exchange] = None
+        self._running += 1
         self._alive[exchange] = None
         take = self._take
         if take is not None and self._emitter.backlog <= WRITE_AHEAD:
@@ -324,7 +326,7 @@ class Run:
                     return
             except Exception as fault:
                 # A defect of ours; the app is called, if nothing has been sent.
-                self._log(item, fault)
+                log_fault(self._batch, item, fault)
                 if exchange.untasked is not None:
                     return
         # With a name given, none has to be made: measured, 0.2 µs less. A `partial` of it took 1,900 instructions more.
@@ -348,16 +350,6 @@ class Run:
         exchange.task, exchange.untasked = asyncio.current_task(), None
         await self._drive(exchange, call)
 
-    def _complete(self, item: Item) -> Item | Refusal:
-        """The item with its values put in, judged as a fresh one."""
-        try:
-            completed = complete(item, self._values, self._batch.caller, self._policy)
-            return completed if isinstance(completed, Refusal) else self._judge.item(completed) or completed
-        except Exception as fault:
-            # A defect of ours; it must not keep the batch from its end.
-            self._log(item, fault)
-            return Refusal(Failure.APP_ERROR, "The item could not be completed.")
-
     async def _drive(self, exchange: Exchange, call: Call) -> None:
         try:
             # What has begun without a task goes on whoever reads: it holds a place of others.
@@ -366,7 +358,7 @@ class Run:
             if not exchange.done:
                 await call()
                 if not (exchange.done or exchange.has_reported):
-                    self._log(exchange.item, None)
+                    log_fault(self._batch, exchange.item, None)
         # An item gets the fate that it would have alone: a server answers whatever the app raises, and lives on.
         except BaseException as raised:
             was_done = exchange.done
@@ -394,14 +386,19 @@ class Run:
         """Waits until the reader has taken what was written; the item's time begins only then."""
         allowed = exchange.deadline - self._loop.time()
         exchange.deadline = float("inf")
+        room = self._room = self._room or asyncio.Event()
         while self._emitter.backlog > WRITE_AHEAD and not exchange.done:
-            self._room.clear()
-            await self._room.wait()
+            room.clear()
+            await room.wait()
         if exchange.done:
             return
         exchange.deadline = self._loop.time() + allowed
         if exchange.deadline < self._armed:
             self._arm(exchange.deadline)
+
+    def _tell_of_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
 
     def _must_go_on(self, exchange: Exchange, raised: BaseException, *, was_done: bool) -> bool:
         """Whether what came out of an item's app concerns more than the item; what the app did wrong is logged."""
@@ -414,25 +411,13 @@ class Run:
             self._interrupt = raised
         # What `send` raises when nobody reads any more is no fault of the app.
         if not (was_done and not exchange.has_answered and isinstance(raised, OSError)):
-            self._log(exchange.item, raised)
+            log_fault(self._batch, exchange.item, raised)
         return False
-
-    def _log(self, item: Item, raised: BaseException | None) -> None:
-        """What the answer does not tell: that the app raised, or that it returned without an answer."""
-        logger.error(
-            "item.failed batch=%s index=%d id=%s method=%s exception=%s",
-            self._batch.id,
-            item.index,
-            item.id,
-            item.method,
-            type(raised).__name__ if raised is not None else "none, it returned without an answer",
-            exc_info=raised,
-        )
 
     # Ending
 
     def _ended(self, exchange: Exchange, result: Result) -> None:
-        del self._running[exchange]
+        self._running -= 1
         if result.failure is None:
             # What the app does after its answer delays nobody. A failed item keeps its place until its task has ended.
             exchange.holds_place = False
@@ -454,21 +439,21 @@ class Run:
         emitter, schedule = self._emitter, self._schedule
         if result.status < 400:
             self.succeeded += 1
-            if self._sources and result.index in self._sources:
-                self._take_values(result)
-            if self._observers_of_all:
-                self._tell(result, exchange)
+            if self._completion is not None:
+                self._completion.take(result)
+            if self._audience is not None and self._tells_all:
+                self._tell(self._audience, result, exchange)
         else:
             if self._lanes is not None and self._batch.options.on_error is OnError.STOP:
                 self._clear_lanes()
-            if self._observers:
-                self._tell(result, exchange)
+            if self._audience is not None:
+                self._tell(self._audience, result, exchange)
         skipped = schedule.settle(result)
         try:
             emitter.put(result)
         except Exception as fault:
             # A result that cannot be written; it must not keep the batch from its end.
-            self._log(self._items[result.index], fault)
+            log_fault(self._batch, self._items[result.index], fault)
             emitter.put(failed(result.index, Failure.APP_ERROR, "The answer could not be written."))
         if skipped:
             for each in skipped:
@@ -477,7 +462,7 @@ class Run:
             self._give_up("The answers of this batch have reached their limit together.")
         if emitter.backlog or not schedule.unsettled:
             self._wake()
-        if not self._pumping:
+        if not self._pumping and self._running < schedule.unsettled:
             self._pump_soon()
 
     def _give_up(self, detail: str) -> None:
@@ -486,31 +471,18 @@ class Run:
         for result in self._schedule.abandon(Failure.NOT_STARTED, detail):
             self._put_unsent(result)
 
-    def _take_values(self, result: Result) -> None:
-        try:
-            self._values.take(result)
-        except Exception as fault:
-            # A defect of ours; whoever needs the values fails, and the batch goes on.
-            self._log(self._items[result.index], fault)
-
     def _put_unsent(self, result: Result) -> None:
         """The result of an item that never began."""
-        if self._observers:
-            self._tell(result, None)
+        if self._audience is not None:
+            self._tell(self._audience, result, None)
         self._emitter.put(result)
 
-    def _tell(self, result: Result, exchange: Exchange | None) -> None:
+    def _tell(self, audience: Audience, result: Result, exchange: Exchange | None) -> None:
         if exchange is None:
-            event = ItemEnded(self._batch, self._items[result.index], result, 0.0, {})
+            audience.tell(self._items[result.index], result)
         else:
             elapsed = self._loop.time() - exchange.started
-            event = ItemEnded(self._batch, exchange.item, result, elapsed, exchange.notes)
-        for observer in self._observers_of_all if result.status < 400 else self._observers:
-            try:
-                # A copy, since ours may be the current one; and what comes from outside has another.
-                self._context.copy().run(observer.item_ended, event)
-            except Exception:
-                logger.exception("observer.failed observer=%s", type(observer).__name__)
+            audience.tell(exchange.item, result, elapsed=elapsed, notes=exchange.notes)
 
     # Deadlines: the timer is set to the earliest one that may matter, and looks at all items when it fires
 
@@ -530,12 +502,12 @@ class Run:
             self._expire()
             return
         self._reap()
-        for exchange in list(self._running):
+        for exchange in self._unended():
             if exchange.deadline <= now:
                 exchange.time_out(
                     Failure.TIMEOUT, "The item did not end before its deadline; whether a write took effect is unknown."
                 )
-        self._arm(min([self._deadline, *(exchange.deadline for exchange in self._running)]))
+        self._arm(min([self._deadline, *(exchange.deadline for exchange in self._unended())]))
 
     def _expire(self) -> None:
         self._armed = float("inf")
@@ -544,7 +516,7 @@ class Run:
         too_late = "The batch's deadline came before the item began."
         self._clear_lanes()
         left = self._schedule.abandon(Failure.NOT_STARTED, too_late)
-        for exchange in list(self._running):
+        for exchange in self._unended():
             if exchange.begun:
                 exchange.time_out(
                     Failure.BATCH_TIMEOUT,
@@ -554,8 +526,11 @@ class Run:
                 exchange.fail(Failure.NOT_STARTED, too_late)
         for result in left:
             self._put_unsent(result)
-        self._room.set()
+        self._tell_of_room()
         self._wake()
+
+    def _unended(self) -> list[Exchange]:
+        return [exchange for exchange in self._alive if not exchange.done]
 
     # Waiting
 
@@ -589,12 +564,12 @@ class Run:
             self._timer.cancel()
         self._clear_lanes()
         for result in self._schedule.abandon(Failure.NOT_STARTED, "The server stopped."):
-            if self._observers:
-                self._tell(result, None)
+            if self._audience is not None:
+                self._tell(self._audience, result, None)
         self._emitter.discard()
         tasks = {exchange.task for exchange in self._alive if exchange.task is not None}
-        self._room.set()
-        for exchange in list(self._running):
+        self._tell_of_room()
+        for exchange in self._unended():
             exchange.disconnect()
             exchange.fail(Failure.NOT_STARTED, "The server stopped.")
         if self._watcher is not None:

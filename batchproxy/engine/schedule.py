@@ -13,6 +13,9 @@ from heapq import heappop, heappush
 from .errors import Failure, Invalid
 from .model import SAFE_METHODS, Batch, Execution, Item, OnError, Result, failed
 
+# An access to a member costs as much as a call.
+_ORDERED_WRITES, _SEQUENTIAL, _STOP = Execution.ORDERED_WRITES, Execution.SEQUENTIAL, OnError.STOP
+
 
 class Schedule:
     """The order of one batch. Raises `Invalid` for a cycle (spelled out) or too long a chain of dependencies."""
@@ -20,8 +23,9 @@ class Schedule:
     def __init__(self, batch: Batch, *, max_depth: int = 32) -> None:
         items = batch.items
         self._items = items
-        self._execution = batch.options.execution
-        self._stops = batch.options.on_error is OnError.STOP
+        self._orders_writes = batch.options.execution is _ORDERED_WRITES
+        self._is_sequential = batch.options.execution is _SEQUENTIAL
+        self._stops = batch.options.on_error is _STOP
         self._missing: dict[int, int] = {}
         self._dependants: dict[int, list[int]] = {}
         waiting = [item for item in items if item.after]
@@ -29,20 +33,18 @@ class Schedule:
             self._connect(waiting)
             _check_order(items, self._dependants, dict(self._missing), max_depth)
         # Both in request order: those that could start from the beginning, and those whose dependencies have settled.
-        self._reads: deque[int] = deque()
         self._writes: deque[int] = deque()
         self._freed_reads: list[int] = []
         self._freed_writes: list[int] = []
-        if self._execution is Execution.ORDERED_WRITES:
-            for item in items:
-                if not item.after:
-                    (self._reads if item.method in SAFE_METHODS else self._writes).append(item.index)
+        if self._orders_writes:
+            self._reads = deque([item.index for item in items if not item.after and item.method in SAFE_METHODS])
+            self._writes.extend([item.index for item in items if not item.after and item.method not in SAFE_METHODS])
         elif waiting:
-            self._reads.extend(item.index for item in items if not item.after)
+            self._reads = deque([item.index for item in items if not item.after])
         else:
-            self._reads.extend(range(len(items)))
+            self._reads = deque(range(len(items)))
         # Nothing decides but the order of the requests: the rule, and then nearly free.
-        self._is_plain = self._execution is Execution.PARALLEL and not waiting and not self._stops
+        self._is_plain = not (self._orders_writes or self._is_sequential or waiting or self._stops)
         self._running = 0
         self._writing = False
         self.unsettled = len(items)
@@ -61,7 +63,7 @@ class Schedule:
         """The index of the next item that may start: the first one in request order. It counts as running."""
         if self._is_plain:
             return self._reads.popleft() if self._reads else None
-        if self._execution is Execution.SEQUENTIAL and self._running:
+        if self._is_sequential and self._running:
             return None
         index = self._next_read_or_write()
         if index is not None:
@@ -116,7 +118,7 @@ class Schedule:
         return [failed(index, failure, detail) for index in left]
 
     def _is_ordered_write(self, index: int) -> bool:
-        return self._execution is Execution.ORDERED_WRITES and self._items[index].method not in SAFE_METHODS
+        return self._orders_writes and self._items[index].method not in SAFE_METHODS
 
     def _free_dependants(self, index: int) -> None:
         for dependant in self._dependants.pop(index, ()):

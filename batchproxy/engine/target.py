@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
 from .errors import Failure
+from .events import NO_NOTES
 from .headers import head_of_answer, merged, of_answer
 from .model import ASGIApp, Batch, Headers, Item, Message, Result, Scope, failed
 
@@ -28,7 +28,7 @@ _PERCENT = ord("%")  # a byte is found sooner than bytes: measured, 2,000 instru
 # The keys of the outer scope that describe the connection; all others belong to whoever handled the outer request.
 _OF_THE_CONNECTION = ("type", "http_version", "scheme", "client", "server", "app_root_path")
 _OF_THE_ITEM = ("asgi", "method", "path", "raw_path", "query_string", "headers", "extensions")
-_NO_NOTES: Mapping[str, Any] = MappingProxyType({})
+_BLANK: dict[str, Any] = dict.fromkeys((*_OF_THE_CONNECTION, "root_path", *_OF_THE_ITEM))
 _WITH_CONTENT = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -110,13 +110,17 @@ class AppTarget:
         self.budget = budget
         self._inherited = batch.caller.inherited
         self._mark: dict[str, Any] = {"batch": batch.id, "count": len(batch.items)}
-        self._template = {key: outer[key] for key in _OF_THE_CONNECTION if key in outer}
-        self._template["root_path"] = entry.root_path
+        template = self._template = _BLANK.copy()
+        for key in _OF_THE_CONNECTION:
+            if key in outer:
+                template[key] = outer[key]
+            else:
+                del template[key]
         for key in ("client", "server"):
             # Some servers give lists.
-            if self._template.get(key) is not None:
-                self._template[key] = tuple(self._template[key])
-        self._template |= dict.fromkeys(_OF_THE_ITEM)
+            if template.get(key) is not None:
+                template[key] = tuple(template[key])
+        template["root_path"] = entry.root_path
         self._asgi = dict(outer.get("asgi", ()))
         self._tls = (outer.get("extensions") or {}).get("tls")
         self._path_params: dict[str, Any] | None = None
@@ -215,7 +219,7 @@ class Exchange:
         self.untasked: Callable[[], None] | None = None
         self.started = started
         self.deadline = deadline
-        self.notes: Mapping[str, Any] = _NO_NOTES
+        self.notes: Mapping[str, Any] = NO_NOTES
         self.begun = self.done = self.cancelled = False
         self.holds_place = self._plain = True
         self.target = target
