@@ -18,7 +18,7 @@ from ..engine.target import Call, Exchange, exchange_of
 from . import problem
 from .entrance import ambiguity, end_to_end
 from .forwarding import Forwarding
-from .items import Untasked, body_of, hand_over, refuse
+from .items import begin, body_of, hand_over, refuse
 from .lone import LoneRequest
 from .problem import Final, Problem
 from .settings import Upstream
@@ -50,6 +50,8 @@ class ReverseProxy:
     ) -> None:
         self.routes = routes
         self._forwarding = forwarding
+        # A subclass wants to see what passes.
+        self._takes_items = forwarding is None and type(self).__call__ is ReverseProxy.__call__
         self._settings: dict[str, Upstream] = {}
         self._own: list[LiveUpstream] = []
         live: dict[str, LiveUpstream] = {}
@@ -125,19 +127,17 @@ class ReverseProxy:
 
     def take_batch_item(self, exchange: Exchange, go_on: Callable[[Exchange, Call], None]) -> bool:
         """Takes an item on without a task, if nothing has to be waited for but its answer; see `engine.target.Take`."""
-        item, ways = exchange.item, self._ways
-        if type(self).__call__ is not ReverseProxy.__call__:
-            return False  # a subclass wants to see what passes
-        if ways is None or self._forwarding is not None or exchange.target.root_path or item.method in LIMITED:
+        item, target, ways = exchange.item, exchange.target, self._ways
+        if ways is None or not self._takes_items or target.root_path or item.method in LIMITED:
             return False
-        headers = exchange.target.headers(item)
+        headers = target.headers(item)
         found = ways.find(item.method, item.path, item.query, headers, is_canonical=True)
         if isinstance(found, Problem):
             return False
-        way, target = found
+        way, path = found
         if way.max_request_bytes is not None and len(item.body) > way.max_request_bytes:
             return False
-        return Untasked(exchange, way, go_on).begin(target, way.headers(headers))
+        return begin(exchange, way, path, way.headers(headers), go_on)
 
     async def _serve_item(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         notes: dict[str, Any] = {}

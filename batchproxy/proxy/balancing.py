@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Address:
     """One server of an upstream: where it is, the connections to it, and how it has been doing.
 
-    `host` is the value of `Host` that it gets; None for the client's own.
+    `host` is the value of `Host` that it gets; None for the client's own. `unchanged` are the headers that it was given
+    last, if it gets them as they are.
     """
 
     __slots__ = (
@@ -38,6 +39,7 @@ class Address:
         "ssl_context",
         "streak",
         "transport",
+        "unchanged",
         "url",
     )
 
@@ -61,6 +63,7 @@ class Address:
         self.streak = 0
         self.ejected_until = float("-inf")
         self.ejections = 0
+        self.unchanged: Pairs | None = None
         self._given: Pairs | None = None
         self._kept: Pairs = ()
 
@@ -79,6 +82,7 @@ class Address:
         if type(given) is tuple:
             # Most items of a batch have the same ones; a tuple stays what it is.
             self._given, self._kept = given, kept
+            self.unchanged = given if kept is given else None
         return kept
 
     def is_ejected(self, now: float) -> bool:

@@ -24,57 +24,51 @@ from .ways import Way
 logger = logging.getLogger("batchproxy")
 
 
-class Untasked:
-    """An item on its way without a task."""
+class Untasked(Passage):
+    """The passage of an item on its way without a task; whoever makes one sets what it has of its own."""
 
-    __slots__ = ("_exchange", "_go_on", "_passage", "_way")
+    __slots__ = ("exchange", "go_on", "way")
+    exchange: Exchange
+    go_on: Callable[[Exchange, Call], None]
+    way: Way
 
-    def __init__(self, exchange: Exchange, way: Way, go_on: Callable[[Exchange, Call], None]) -> None:
-        self._exchange = exchange
-        self._way = way
-        self._go_on = go_on
-        self._passage: Passage
-
-    def begin(self, target: bytes, headers: Pairs) -> bool:
-        """Whether it has been sent; else nothing has happened."""
-        exchange = self._exchange
-        item = exchange.item
-        way = self._way
-        deadline = None if way.timeout is None else way.deadline()
-        request = Outgoing(item.method, target, headers, item.body, None, deadline)
-        try:
-            passage = way.upstream.begin(request, {}, self._arrived)
-        except ValueError:
-            return False  # a mistake of ours, which is told by whoever sends it in a task
-        if passage is None:
-            return False
-        self._passage = passage
-        exchange.notes = passage.notes
-        exchange.begun = True
-        exchange.untasked = self._give_up
-        return True
-
-    def _arrived(self) -> None:
+    def arrived(self) -> None:
         """Called by the transport, in the midst of what it does: all that takes longer is left to a task."""
-        exchange, passage = self._exchange, self._passage
-        taken = passage.upstream.take_whole(passage)
+        exchange = self.exchange
+        taken = self.upstream.take_whole(self)
         if taken is None:
-            self._go_on(exchange, self._follow)
+            self.go_on(exchange, self._follow)
             return
         status, headers, body = taken
-        if self._way.max_response_bytes is not None and len(body) > self._way.max_response_bytes:
+        if self.way.max_response_bytes is not None and len(body) > self.way.max_response_bytes:
             exchange.report(Failure.RESPONSE_TOO_LARGE)
             exchange.finish()
         else:
             exchange.answer(status, headers, body)
 
     async def _follow(self) -> None:
-        passage, exchange = self._passage, self._exchange
-        await hand_over(self._way, passage.upstream.follow(passage), exchange, exchange.send)
+        await hand_over(self.way, self.upstream.follow(self), self.exchange, self.exchange.send)
 
-    def _give_up(self) -> None:
-        if self._passage.answer is not None:  # else it has been read to its end
-            self._passage.upstream.give_up(self._passage)
+    def give_up(self) -> None:
+        if self.answer is not None:  # else it has been read to its end
+            self.upstream.give_up(self)
+
+
+def begin(exchange: Exchange, way: Way, target: bytes, headers: Pairs, go_on: Callable[[Exchange, Call], None]) -> bool:
+    """Whether an item has been sent without a task; else nothing has happened."""
+    item, upstream = exchange.item, way.upstream
+    deadline = None if way.timeout is None else way.deadline()
+    passage = Untasked(upstream, Outgoing(item.method, target, headers, item.body, None, deadline), {})
+    passage.exchange, passage.way, passage.go_on = exchange, way, go_on
+    try:
+        has_begun = upstream.begin(passage, exchange.started)
+    except ValueError:
+        return False  # a mistake of ours, which is told by whoever sends it in a task
+    if has_begun:
+        exchange.notes = passage.notes
+        exchange.begun = True
+        exchange.untasked = passage.give_up
+    return has_begun
 
 
 async def hand_over(way: Way, sending: Awaitable[Passage], exchange: Exchange, send: Send) -> None:

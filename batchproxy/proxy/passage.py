@@ -52,6 +52,10 @@ class Passage:
         name, method = self.upstream.name, self.request.method
         return f"Passage({name}, {method}, {self.status}, attempts={self.attempts}, {self.address!r})"
 
+    def arrived(self) -> None:
+        """The answer to a request that was begun is there, or none will come; whoever begins one says what then is."""
+        raise NotImplementedError
+
     # Its attempts
 
     def failed(self, fault: UpstreamError) -> None:

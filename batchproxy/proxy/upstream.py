@@ -114,33 +114,32 @@ class LiveUpstream:
             await self._wait(passage)
         return await self._pursue(passage, None)
 
-    def begin(self, request: Outgoing, notes: dict[str, Any], arrived: Callable[[], None]) -> Passage | None:
-        """Sends a request at once, if it has neither to wait for anything nor to be watched; None if it is for `send`.
+    def begin(self, passage: Passage, now: float) -> bool:
+        """Sends a request at once, if it has neither to wait for anything nor to be watched; False if it is for `send`.
 
-        `arrived` is called once, unless `give_up` was before; then `take_whole`, or `follow` if that is None.
+        The passage is told by `arrived`, unless `give_up` was before; then `take_whole`, or `follow` if that is None.
         """
         if self._per_try is not None or not self._breaker.is_closed or not self._places.take():
-            return None
-        passage = Passage(self, request, notes)
+            return False
         if self._total is not None:
-            passage.deadline = self._sooner(request.deadline)
+            passage.deadline = self._sooner(passage.deadline)
         try:
-            address, outgoing = self._begin(passage)
+            address, outgoing = self._begin(passage, now)
         except UpstreamError:
             self._places.give_back()
-            return None
+            return False
         except BaseException:
             self._places.give_back()
             raise
         try:
-            passage.answer = address.transport.begin(outgoing, arrived)
+            passage.answer = address.transport.begin(outgoing, passage)
         except BaseException:
             self.give_up(passage)
             raise
         if passage.answer is None:
             self.give_up(passage)
-            return None
-        return passage
+            return False
+        return True
 
     def take_whole(self, passage: Passage) -> Whole | None:
         """What a passage that was begun has brought, if its answer has arrived whole and plain. That was its end."""
@@ -177,7 +176,7 @@ class LiveUpstream:
             while True:
                 try:
                     if begun is None:
-                        address, outgoing = self._begin(passage)
+                        address, outgoing = self._begin(passage, self._loop.time())
                         await self._attempt(passage, address, self._sent(address, outgoing))
                     else:
                         first, begun = begun, None
@@ -237,15 +236,16 @@ class LiveUpstream:
         passage.retries += 1
         return pause if passage.deadline is None or now + pause < passage.deadline else None
 
-    def _begin(self, passage: Passage) -> tuple[Address, Outgoing]:
+    def _begin(self, passage: Passage, now: float) -> tuple[Address, Outgoing]:
         """Where the next attempt goes, and as what; it has been counted. Raises `UpstreamError`."""
-        now = self._loop.time()
         address = self._sole or self._balancer.pick(now, passage.tried)
         if address is None:
             raise UpstreamError(NO_HEALTHY, f"{self.name}: no address is healthy")
         # First, for it may raise, and a ticket has to be handed back.
         request = passage.request
-        if address.headers(request.headers) is not request.headers or address.prefix or self._total is not None:
+        headers = request.headers
+        changes = headers is not address.unchanged and address.headers(headers) is not headers
+        if changes or address.prefix or self._total is not None:
             request = self._outgoing(passage, address)
         ticket = self._breaker.ticket if self._breaker.is_closed else self._breaker.enter(now)
         if ticket is None:

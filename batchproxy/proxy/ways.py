@@ -136,7 +136,8 @@ class Way:
         if given != self._given:
             drops = self._drops
             self._kept = (*[pair for pair in given if not drops[pair[0]]], *self._added)
-            self._given = given
+        # Equal ones too, for the next item of their batch brings this very tuple.
+        self._given = given
         return self._kept
 
 

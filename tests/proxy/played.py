@@ -13,7 +13,7 @@ from typing import Any
 
 from batchproxy.proxy.addresses import Location
 from batchproxy.proxy.settings import Upstream
-from batchproxy.proxy.transports import RESET_BEFORE_RESPONSE, Outgoing, Reason, Sent, UpstreamError
+from batchproxy.proxy.transports import RESET_BEFORE_RESPONSE, Outgoing, Reason, Recipient, Sent, UpstreamError
 from batchproxy.proxy.upstream import LiveUpstream
 
 
@@ -75,7 +75,7 @@ class Played:
     is_expired: bool = False
     is_closed: bool = False
 
-    def begin(self, request: Outgoing, arrived: Callable[[], None]) -> None:
+    def begin(self, request: Outgoing, recipient: Recipient) -> None:
         """No connection is ever idle."""
 
     async def send(self, request: Outgoing) -> PlayedAnswer:

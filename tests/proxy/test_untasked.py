@@ -21,10 +21,12 @@ from batchproxy.engine.target import Exchange
 from batchproxy.jobs.resources import JobsSettings
 from batchproxy.jobs.store import StoreSettings
 from batchproxy.proxy.app import ReverseProxy
+from batchproxy.proxy.items import Untasked
 from batchproxy.proxy.passage import Passage
 from batchproxy.proxy.settings import CircuitBreaker, Retry, Timeouts, Upstream
 from batchproxy.proxy.transports.answer import NativeAnswer
 from batchproxy.proxy.upstream import LiveUpstream
+from batchproxy.proxy.ways import Way
 
 from .on_a_loop import LOOPS, on_a_loop, run
 from .scripted import Peer, Upstream as Behind, response, upstream
@@ -560,9 +562,36 @@ async def test_a_proxy_of_ones_own_sees_every_item() -> None:
         await live.aclose()
 
 
+class Counting(bytes):
+    """A value that counts how often it is compared with another one."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counting.compared += 1
+        return super().__eq__(other)
+
+    __hash__ = bytes.__hash__
+
+
+@on_a_loop
+async def test_headers_that_came_before_are_compared_once_for_a_batch() -> None:
+    """Each batch brings a tuple of its own, and each of its items that very tuple."""
+    live = LiveUpstream("api", Upstream(url="http://upstream.example"))
+    way = Way(Route(upstream="api"), live)
+    first, second = (((b"host", b"h"), (b"accept", Counting(b"*/*"))) for _ in range(2))
+    kept = way.headers(first)
+    assert way.headers(second) is kept
+    compared = Counting.compared
+    assert compared
+    assert all(way.headers(second) is kept for _ in range(5))
+    assert Counting.compared == compared
+    await live.aclose()
+
+
 def _there() -> set[int]:
     """What there is of exchanges; other tests may have left some."""
-    return {id(each) for each in gc.get_objects() if type(each) in (Passage, NativeAnswer, Exchange)}
+    return {id(each) for each in gc.get_objects() if type(each) in (Untasked, Passage, NativeAnswer, Exchange)}
 
 
 async def nowhere(message: Message) -> None:

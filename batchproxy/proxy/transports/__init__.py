@@ -6,7 +6,7 @@ that frame the message. It never retries but for a stale idle connection; who ma
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from enum import IntEnum
 from typing import Protocol, TypeAlias
 
@@ -116,18 +116,22 @@ class Begun(Answer, Protocol):
     async def head(self) -> Answer:
         """Itself with its head; or, if the connection turned out to be closed, the answer over another one.
 
-        To be awaited after `arrived`. Raises `UpstreamError`.
+        To be awaited after its recipient was told. Raises `UpstreamError`.
         """
+
+
+class Recipient(Protocol):
+    """Who waits for the answer to a request that was begun; an object, since to make a bound method takes longer."""
+
+    def arrived(self) -> None:
+        """Called once, when there is a head or none will come, unless the answer was closed before."""
 
 
 class Transport(Protocol):
     """Connections to one address."""
 
-    def begin(self, request: Outgoing, arrived: Callable[[], None]) -> Begun | None:
-        """Sends a request whose body is there, if a connection is; None if `send` has to be awaited.
-
-        `arrived` is called once, when there is a head or none will come, unless `close` was called before.
-        """
+    def begin(self, request: Outgoing, recipient: Recipient) -> Begun | None:
+        """Sends a request whose body is there, if a connection is; None if `send` has to be awaited."""
 
     async def send(self, request: Outgoing) -> Answer:
         """Raises `UpstreamError`; when cancelled, the connection is cut."""

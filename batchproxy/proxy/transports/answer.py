@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import httptools
@@ -25,6 +24,7 @@ from . import (
     TRUNCATED,
     Outgoing,
     Reason,
+    Recipient,
     Sent,
     UpstreamError,
     Whole,
@@ -49,7 +49,7 @@ _NOTHING = Sent.NOTHING  # an access to a member costs as much as a call
 class NativeAnswer:
     """Made for one request on one connection; see `transports.Answer` and `Begun`.
 
-    While its reader waits there is a `waiter`, or before the head `arrived`, which is called instead.
+    While its reader waits there is a `waiter`, or before the head a `recipient`, which is told instead.
     """
 
     __slots__ = (
@@ -63,12 +63,12 @@ class NativeAnswer:
         "_to_close",
         "_total",
         "answered",
-        "arrived",
         "error",
         "finished",
         "has_head",
         "headers",
         "reading_paused",
+        "recipient",
         "request",
         "sent",
         "status",
@@ -77,17 +77,16 @@ class NativeAnswer:
         "whole",
     )
 
-    def __init__(self, connection: Connection, request: Outgoing, arrived: Callable[[], None] | None = None) -> None:
+    def __init__(self, connection: Connection, request: Outgoing, recipient: Recipient | None = None) -> None:
         self._connection = connection
         self.request = request
-        self.arrived = arrived
-        self.waiter: asyncio.Future[None] | None = connection.loop.create_future() if arrived is None else None
+        self.recipient = recipient
+        self.waiter: asyncio.Future[None] | None = connection.loop.create_future() if recipient is None else None
         self.sent = _NOTHING
         self.error: BaseException | None = None
         self.whole: Whole | None = None
         self.answered = self.has_head = self.finished = self.reading_paused = False
-        self._keeps_alive = self._interim = self._bodiless = self._to_close = False
-        self.status = self.unread = self._size = self._total = 0
+        self.status = self._size = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
 
@@ -103,7 +102,7 @@ class NativeAnswer:
         return bool(self._pieces)
 
     async def head(self) -> NativeAnswer:
-        """After `arrived`: itself, or the answer over another connection if this one was stale.
+        """After its recipient was told: itself, or the answer over another connection if this one was stale.
 
         Raises `UpstreamError`.
         """
@@ -148,14 +147,15 @@ class NativeAnswer:
 
     def close(self) -> None:
         """Frees the connection: kept if the answer has been read to its end, else cut. May be called twice."""
-        self.arrived = None
+        self.recipient = None
         if not self.finished and self.error is None:
             self.fail(TRUNCATED, "its reader wants no more of it")
 
     def _wake(self) -> None:
-        if self.arrived is not None:
-            arrived, self.arrived = self.arrived, None
-            arrived()
+        recipient = self.recipient
+        if recipient is not None:
+            self.recipient = None
+            recipient.arrived()
             return
         waiter, self.waiter = self.waiter, None
         if waiter is not None and not waiter.done():
@@ -213,17 +213,26 @@ class NativeAnswer:
         if read is None or (pool.max_body_bytes is not None and len(read[1][2]) > pool.max_body_bytes):
             return False
         headers, self.whole = read
-        self.headers = list(headers)
-        self.status, _, body = self.whole
-        if body:
-            self._pieces.append(body)
         self.answered = self.has_head = self.finished = True
-        self._wake()
+        recipient = self.recipient
+        if recipient is not None:
+            # It takes the whole as it is.
+            self.recipient = None
+            recipient.arrived()
+        else:
+            self.headers = list(headers)
+            self.status, _, body = self.whole
+            if body:
+                self._pieces.append(body)
+            self._wake()
         self._connection.end(self, reusable=True)
         return True
 
     def parsed(self) -> httptools.HttpResponseParser:
         """A parser that tells this answer what it finds."""
+        # Only now, for most answers are never parsed.
+        self._keeps_alive = self._interim = self._bodiless = self._to_close = False
+        self.unread = self._total = 0
         self._special: list[tuple[bytes, bytes]] = []
         return httptools.HttpResponseParser(self)
 

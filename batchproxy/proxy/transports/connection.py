@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
-from . import BAD_RESPONSE, RESET_BEFORE_RESPONSE, Outgoing, Sent
+from . import BAD_RESPONSE, RESET_BEFORE_RESPONSE, Outgoing, Recipient, Sent
 from .answer import NativeAnswer
 
 if TYPE_CHECKING:
@@ -126,14 +126,15 @@ class Connection(asyncio.Protocol):
 
     # One exchange
 
-    def begin(self, request: Outgoing, head: bytes, arrived: Callable[[], None] | None = None) -> NativeAnswer:
+    def begin(self, request: Outgoing, head: bytes, recipient: Recipient | None = None) -> NativeAnswer:
         """Writes the request; a body that comes in pieces is written by a task of its own.
 
-        When the head has come, or a failure, `arrived` is called; without it, the `waiter` of what is returned is done.
+        When the head has come, or a failure, `recipient` is told; without one, the `waiter` of the answer is done.
         """
-        transport, answer = self._transport, NativeAnswer(self, request, arrived)
+        transport, answer = self._transport, NativeAnswer(self, request, recipient)
         assert transport is not None
-        if self.is_closing():
+        # A recipient is there only if it has just been found open.
+        if recipient is None and self.is_closing():
             answer.fail(RESET_BEFORE_RESPONSE, "the connection had been closed")
             return answer
         self.answer = answer
@@ -212,7 +213,9 @@ class Connection(asyncio.Protocol):
         if not reusable or self._transport is None:
             self.abort()
             return
-        self.watch(self.pool.idle_expiry, None)
+        self._deadline = self.loop.time() + self.pool.idle_expiry
+        if self._deadline < self._armed:
+            self._arm()
         if answer.reading_paused:
             self._transport.resume_reading()
         self.pool.released(self)
@@ -242,11 +245,11 @@ class Connection(asyncio.Protocol):
         when = self.loop.time() + seconds
         self._deadline = when if deadline is None or when < deadline else deadline
         if self._deadline < self._armed:
-            if self._timer is not None:
-                self._timer.cancel()
             self._arm()
 
     def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._armed = self._deadline
         self._timer = self.loop.call_at(self._deadline, self._tick)
 

@@ -35,6 +35,7 @@ from . import (
     TRUNCATED,
     Outgoing,
     Reason,
+    Recipient,
     Sent,
     UpstreamError,
 )
@@ -69,7 +70,7 @@ class HttpxTransport:
     def __repr__(self) -> str:
         return f"HttpxTransport({self.url}, running={self._pool.running}, closing={len(self._closing)})"
 
-    def begin(self, request: Outgoing, arrived: Callable[[], None]) -> None:
+    def begin(self, request: Outgoing, recipient: Recipient) -> None:
         """There is nothing that could be sent at once."""
 
     async def send(self, request: Outgoing) -> HttpxAnswer:

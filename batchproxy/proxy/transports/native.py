@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from ..settings import TLS, Timeouts
@@ -21,6 +21,7 @@ from . import (
     TLS_FAILURE,
     TOTAL_TIMEOUT,
     Outgoing,
+    Recipient,
     UpstreamError,
 )
 from .answer import SLACK, NativeAnswer, is_stale
@@ -96,11 +97,14 @@ class NativeTransport:
     def idle_connections(self) -> int:
         return len(self._idle)
 
-    def begin(self, request: Outgoing, arrived: Callable[[], None]) -> NativeAnswer | None:
+    def begin(self, request: Outgoing, recipient: Recipient) -> NativeAnswer | None:
         """Sends a request if a connection is idle; see `transports.Transport`."""
-        head = self._head(request)
-        connection = self._idle_one()
-        return None if connection is None else connection.begin(request, head, arrived)
+        head, idle = self._head(request), self._idle
+        while idle:
+            connection = idle.pop()
+            if not connection.is_closing():
+                return connection.begin(request, head, recipient)
+        return None
 
     async def send(self, request: Outgoing, *, again: bool = False) -> NativeAnswer:
         """The head of the answer. Raises `UpstreamError`; when cancelled, the connection is cut.
