@@ -187,8 +187,9 @@ class ProcessJobs:
         """Until it is to stop."""
         async with AsyncExitStack() as stack:
             if self._works and self.settings.webhooks is not None:
-                settings = replace(self.settings.webhooks.made(), grace=_LAST_WORDS / 2)
-                await stack.enter_async_context(WebhookSender(store, settings, opened=self._opened))
+                told = self.settings.webhooks
+                settings = replace(told.made(), grace=_LAST_WORDS / 2)
+                await stack.enter_async_context(WebhookSender(store, settings, url=told.url, opened=self._opened))
             if self._works and not self._stopping.is_set():
                 work = self.settings.worker.made()
                 async with JobWorker(store, self._kinds(), work, observers=self._observers) as worker:
@@ -275,7 +276,7 @@ class _NewestKind:
         webhooks = self._jobs.settings.webhooks
         if webhooks is None or webhooks.url is None:
             return ()
-        return (message_for(job, webhooks.url, SECRET, state=end),)
+        return (message_for(job, None, SECRET, state=end),)
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

@@ -67,7 +67,10 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """`jobs` are the numbers of their items, `places` those of each worker, `skew` the error of one worker's clock."""
+    """`jobs` are the numbers of their items, `places` those of each worker, `skew` the error of one worker's clock.
+
+    Workers that are `blind` do not see by their clock that they were frozen for longer than their leases.
+    """
 
     number: int
     seed: int
@@ -80,6 +83,7 @@ class Round:
     skew: float
     slowest: float
     faults: Sequence[Fault]
+    blind: bool = False
 
     @property
     def total(self) -> int:
@@ -109,11 +113,12 @@ def drawn(
     lease = 3.0
     kinds = chance.sample([*_ANYWHERE, *_ONLY[database]], chance.randint(1, 4))
     workers = chance.randint(2, 3)
+    delivery = chance.choice([AT_MOST_ONCE, AT_LEAST_ONCE])
     return Round(
         number=number,
         seed=seed,
         database=database,
-        delivery=chance.choice([AT_MOST_ONCE, AT_LEAST_ONCE]),
+        delivery=delivery,
         jobs=[chance.randint(*items) for _ in range(chance.randint(1, 2))],
         workers=workers,
         places=chance.choice([4, 8, 16]),
@@ -122,6 +127,8 @@ def drawn(
         skew=chance.choice([0.0, 600.0, -600.0]) if database == POSTGRESQL else 0.0,
         slowest=chance.choice([0.01, 0.05, 0.1]),
         faults=sorted((_fault(kind, chance, lease, workers) for kind in kinds), key=lambda fault: fault.at),
+        # The others may begin an item of each chunk that they have lost before they are told so.
+        blind=delivery == AT_MOST_ONCE and not random.Random(f"{seed}/{number}/blind").randrange(3),
     )
 
 

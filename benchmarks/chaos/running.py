@@ -64,6 +64,7 @@ class Report:
     gap: float = 0.0
     resumed: float = 0.0
     lost_leases: int = 0
+    acted_late: int = 0
     kept: str = ""
 
     @property
@@ -204,6 +205,7 @@ class _Running:
             chunks=8,
             lease=drawn.lease,
             skews=[drawn.skew, *[0.0] * (drawn.workers - 1)],
+            blind=drawn.blind,
         )
         report = self._report
         async with Site(self._ground.folder, settings, self._start) as site, Client(site) as client:
@@ -237,6 +239,7 @@ class _Running:
             )
             report.wrong += report.verdict.wrong
             report.lost_leases = site.lost_leases
+            report.acted_late = site.acted_late
             times = [arrival.at for arrival in arrivals.all]
             began = min((blow.began for blow in report.blows), default=ended)
             report.gap = longest_gap(times, began, ended)

@@ -19,6 +19,8 @@ from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import Protocol, TypeAlias
 
+from benchmarks.chaos.blinded import SAYS as BLIND
+
 ROOT = Path(__file__).resolve().parents[2]
 
 _ADDRESS = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
@@ -143,7 +145,7 @@ class Process:
 
 @dataclass(frozen=True, kw_only=True)
 class SiteSettings:
-    """`skews` are the errors of the workers' clocks, of which there are as many."""
+    """`skews` are the errors of the workers' clocks, of which there are as many; for `blind` see `blinded.py`."""
 
     store: str
     delivery: str
@@ -151,6 +153,7 @@ class SiteSettings:
     chunks: int
     lease: float
     skews: Sequence[float]
+    blind: bool = False
 
 
 class Site:
@@ -224,6 +227,11 @@ class Site:
         return sum(process.log.read_text("utf-8", "replace").count(_LOST) for process in self._all)
 
     @property
+    def acted_late(self) -> int:
+        """How often a blind one went on under leases that were over."""
+        return sum(process.log.read_text("utf-8", "replace").count(BLIND) for process in self._all)
+
+    @property
     def outages(self) -> int:
         """How often one of them said that the store cannot be reached, or has no space."""
         return sum(len(_CUT_OFF.findall(process.log.read_text("utf-8", "replace"))) for process in self._all)
@@ -242,6 +250,8 @@ class Site:
         skew = self.settings.skews[number]
         if skew:
             return self._started(f"worker-{number}", "benchmarks.chaos.skewed", str(skew), *arguments)
+        if self.settings.blind:
+            return self._started(f"worker-{number}", "benchmarks.chaos.blinded", *arguments)
         return self._started(f"worker-{number}", "batchproxy", *arguments)
 
     def _started(self, name: str, module: str, *arguments: str) -> Process:

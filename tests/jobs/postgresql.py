@@ -15,8 +15,14 @@ from pathlib import Path
 import pytest
 
 PATIENCE = 60
-# Without it the server forgets what was committed when the machine fails, but not when it is killed.
-FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
+FORGETFUL = "fsync=off"
+"""With it the server forgets what was committed when the machine fails, but not when it is killed."""
+FAST = (FORGETFUL, "full_page_writes=off", "synchronous_commit=off")
+
+_DISK = Path("/tmp")  # the path of a socket must be short
+_MEMORY = Path("/dev/shm")
+_ROOM = 1 << 30
+"""Many times what a server has here: several are there at once, and some machines have little of that place."""
 
 
 class Cluster:
@@ -77,8 +83,7 @@ def cluster(settings: tuple[str, ...] = FAST) -> Iterator[Cluster]:
             pytest.fail(lacking)
         pytest.skip(lacking)
     user = server_user()
-    # The path of a socket must be short.
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=_home(settings)))
     try:
         if user is not None:
             shutil.chown(folder, user)
@@ -91,6 +96,13 @@ def cluster(settings: tuple[str, ...] = FAST) -> Iterator[Cluster]:
             made.stop()
     finally:
         shutil.rmtree(folder)
+
+
+def _home(settings: tuple[str, ...]) -> Path:
+    """In memory if nothing has to outlive the machine: a database has hundreds of files, and a disk is slow at that."""
+    if FORGETFUL in settings and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _ROOM:
+        return _MEMORY
+    return _DISK
 
 
 def binaries() -> Path | None:

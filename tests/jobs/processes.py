@@ -21,7 +21,9 @@ T = TypeVar("T")
 PATIENCE = 60
 
 _context: ForkServerContext = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.jobs.processes", "tests.jobs.chaos.forks", "asyncpg", "aiosqlite"])
+_context.set_forkserver_preload(
+    ["tests.jobs.processes", "tests.jobs.chaos.forks", "tests.jobs.working.workers", "asyncpg", "aiosqlite"]
+)
 
 Point = tuple[str, int]
 """A name, and the how manieth time it is passed."""

@@ -27,7 +27,7 @@ from tests.serving import PATIENCE, Server, ask, serve
 
 from .job_process import LINES, Behind, environment, eventually, lines, submitted, waited_for
 from .terminals import session
-from .test_cli import run
+from .test_cli import run, run_here
 
 PATHS = [f"/x/{number}" for number in range(20)]
 NOBODY = "0192f0c1-7c3b-7000-8000-000000000001"
@@ -54,8 +54,8 @@ class Site:
     def look(self, job_id: str) -> Any:
         return ask(self.server, "GET", f"/batch/jobs/{job_id}").json()
 
-    def run(self, *arguments: str, **options: Any) -> tuple[int, str, str]:
-        done = run("jobs", *arguments, variables={"BATCHPROXY_URL": self.url}, **options)
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        done = run_here("jobs", *arguments, variables={"BATCHPROXY_URL": self.url})
         return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
@@ -182,7 +182,7 @@ def test_somebody_else_s_answer(body: bytes) -> None:
         await send({"type": "http.response.body", "body": body})
 
     with serve(app, lifespan="off") as server:
-        done = run("jobs", "list", "--url", f"{server.url}/batch")
+        done = run_here("jobs", "list", "--url", f"{server.url}/batch")
     assert (done.returncode, done.stdout) == (5, b"")
     assert b"not with jobs" in done.stderr
 

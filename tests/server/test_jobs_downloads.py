@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import select
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from batchproxy.server.commands.exporting import Export, Page
 from tests.faults.whole import Whole, whole
 from tests.programs import program
 from tests.serving import PATIENCE, Server
 
-from .job_process import Behind, ended, submitted, waited_for
-from .test_cli import run
+from .job_process import Behind, ended, environment, eventually, submitted, waited_for
+from .test_cli import run, run_here
 from .test_jobs_process import config
 
 N = 1300
@@ -104,7 +108,8 @@ def test_export_goes_on_behind_what_it_has(done: tuple[Whole, str], tmp_path: Pa
     with relayed(process.server, after=4_000, cuts=3) as (url, relay):
         file = tmp_path / "results"
         found = run("jobs", "export", path.rpartition("/")[2], "-o", str(file), "--url", f"{url}/batch")
-        assert (found.returncode, found.stderr.decode()) == (0, f"{N} results\n")
+        # Where it takes a while to go on, it says so.
+        assert (found.returncode, found.stderr.decode().splitlines()[-1]) == (0, f"{N} results")
         assert relay.cuts == 0
     assert indexes(file.read_bytes()) == list(range(N))
 
@@ -123,9 +128,71 @@ def test_export_that_gives_up_says_how_to_go_on(done: tuple[Whole, str], tmp_pat
     assert "no answer" in told
     [cursor] = re.findall(r"^1000 results; go on with --after (\S+)$", told, re.MULTILINE)
     assert indexes(file.read_bytes()) == list(range(1000))
-    found = run(*command, "--url", f"{process.server.url}/batch", "--after", cursor)
+    found = run_here(*command, "--url", f"{process.server.url}/batch", "--after", cursor)
     assert (found.returncode, found.stderr.decode()) == (0, f"{N - 1000} results\n")
     assert indexes(file.read_bytes()) == list(range(N))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_export_that_is_interrupted_says_how_to_go_on(
+    done: tuple[Whole, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    """As one that gives up does; and it dies of the signal all the same."""
+    process, path = done
+    file = tmp_path / "results"
+    command = ["jobs", "export", path.rpartition("/")[2], "-o", str(file)]
+    # The first page passes, and then nothing does.
+    size = len(process.ask("GET", f"{path}/results?limit=1000", [("Accept-Encoding", "gzip")]).body)
+    with (
+        relayed(process.server, after=size + 1_000, cuts=10**9) as (url, relay),
+        subprocess.Popen(
+            [sys.executable, "-m", "batchproxy", *command, "--url", f"{url}/batch"],
+            env=environment(),
+            stderr=subprocess.PIPE,
+        ) as running,
+    ):
+        try:
+            eventually(lambda: relay.cuts, lambda cuts: cuts < 10**9)
+            running.send_signal(number)
+            _, told = running.communicate(timeout=PATIENCE)
+        finally:
+            running.kill()
+    assert running.returncode == -number
+    [cursor] = re.findall(rb"^1000 results; go on with --after (\S+)$", told, re.MULTILINE)
+    found = run_here(*command, "--url", f"{process.server.url}/batch", "--after", cursor.decode())
+    assert (found.returncode, found.stderr.decode()) == (0, f"{N - 1000} results\n")
+    assert indexes(file.read_bytes()) == list(range(N))
+
+
+class Signalled(io.BytesIO):
+    """A file in the midst of whose writing signals come."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self._times = times
+
+    def write(self, content: Any) -> int:
+        written = super().write(content[:3])
+        for _ in range(self._times):
+            signal.raise_signal(signal.SIGINT)
+        return written + super().write(content[3:])
+
+
+@pytest.mark.parametrize(("times", "there", "told"), [(1, b'{"index":0}\n', 1), (2, b'{"i', 0)])
+def test_export_is_not_interrupted_amid_a_page(times: int, there: bytes, told: int) -> None:
+    """Or nobody would know behind which line to go on; but who asks twice may have waited for a pipe."""
+    pages = iter([Page([b'{"index":0}'], "further", False), Page([b'{"index":1}'], None, True)])
+    export, file = Export(None), Signalled(times)
+    said: list[str | None] = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), export.stoppable(lambda: said.append(export.cursor)):
+            export.write(file, pages)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert file.getvalue() == there
+    assert export.can_go_on == bool(told)
+    assert said == ["further" if told else None]
 
 
 def test_curl_goes_on_with_the_next_process(done: tuple[Whole, str], folder: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 from collections.abc import Mapping, Sequence
@@ -180,7 +179,7 @@ async def test_a_validation_that_fails_is_told(tmp_path: Path, monkeypatch: pyte
             [received] = await receiver.got(1)
         finally:
             await jobs.stop(5)
-            await asyncio.wait_for(jobs.aclose(), 20)
+            await jobs.aclose()
     said = received.verified()
     assert (said["type"], said["data"]["id"]) == ("batch.job.failed", new.id)
 

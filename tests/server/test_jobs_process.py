@@ -359,7 +359,8 @@ def listening() -> Iterator[tuple[int, list[tuple[dict[str, str], bytes]]]]:
 
 
 def test_the_end_of_a_job_is_told(tmp_path: Path) -> None:
-    """One signed webhook for each end, from whichever process it is that has worked on it."""
+    """One signed webhook for each end, from whichever process it is that has worked on it. Its URL is in the settings,
+    and never in the store."""
     secret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
     behind = Behind()
     with behind.served() as server, listening() as (port, got):
@@ -369,6 +370,10 @@ def test_the_end_of_a_job_is_told(tmp_path: Path) -> None:
             path = submitted(process, PATHS[:3])
             ended(process, path)
             [(headers, body)] = eventually(lambda: got, lambda found: len(found) == 1)
+            # With what is in its log only, and what has been removed since.
+            stored = b"".join(file.read_bytes() for file in tmp_path.glob("jobs.db*") if file.is_file())
+    assert b"batch.job.completed" in stored
+    assert f":{port}/hook".encode() not in stored
     said = Webhook(secret).verify(body, headers)
     assert said["type"] == "batch.job.completed"
     assert said["data"]["id"] == path.rpartition("/")[2]

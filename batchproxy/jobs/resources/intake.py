@@ -266,10 +266,10 @@ def in_one_chunk(new: NewJob, packed: Sequence[bytes], most: int) -> NewJob:
 
 def too_large_ordered(most: int, first: int | None = None, *, pointer: str | None = None) -> TooLargeJob:
     """`first` is in how many bytes of lines the first item that waits has to come, if that is what is wrong."""
-    early = "" if first is None else f"; as lines, the first that waits has to come within {first} bytes"
+    early = f"; as lines, the first that waits has to come within {first} bytes, as one JSON document anywhere"
     return TooLargeJob(
         "Items that wait for each other, or run in order, go to one worker: a job with such items may have"
-        f" {MOST_ORDERED} items and {most} bytes{early}.",
+        f" {MOST_ORDERED} items and {most} bytes{'' if first is None else early}.",
         pointer=pointer,
     )
 

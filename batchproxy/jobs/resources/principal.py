@@ -22,6 +22,7 @@ FindPrincipal: TypeAlias = Callable[[Scope], "str | Awaitable[str | None] | None
 CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
 """The headers whose hash is the principal by default."""
 _LONGEST = 200
+_UNSTORABLE = re.compile(r"[\0\ud800-\udfff]")
 _EXPECTED = "expected `credential`, `header:NAME`, `cookie:NAME`, or a function of the ASGI scope"
 
 
@@ -39,7 +40,10 @@ class Owners:
         if owner is not None and not isinstance(owner, str):
             raise TypeError(f"A principal is a string or None; the function returned {type(owner).__name__}.")
         if owner:
-            return owner if len(owner) <= _LONGEST else f"long:{_digest(owner.encode('utf-8', 'surrogatepass'))}"
+            # What a function returns may be more than a database takes for text. Nothing else is changed: whoever
+            # has another name after an upgrade has lost his jobs.
+            is_storable = len(owner) <= _LONGEST and not _UNSTORABLE.search(owner)
+            return owner if is_storable else f"long:{_digest(owner.encode('utf-8', 'surrogatepass'))}"
         if self._anonymous:
             return "anonymous"
         raise NoPrincipal("Nothing in the request says whose the job is; send it with the credentials of the API.")

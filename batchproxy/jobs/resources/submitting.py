@@ -5,6 +5,7 @@ Knows: what such a request asks for, and what is answered. Must not know: what a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +23,7 @@ from .entries import JSON, NDJSON, summary
 from .intake import Intake
 from .lines import Body
 from .principal import Owners
-from .problems import problem_of, told
+from .problems import problem_of
 from .reading import PAGE, Asked, page, pages
 from .secrets import Vault
 from .showing import retry_after
@@ -32,6 +33,8 @@ from .wishes import Preferences, idempotency_key, preferences
 
 if TYPE_CHECKING:
     from .settings import JobsSettings
+
+logger = logging.getLogger("batchproxy")
 
 VARY: Headers = ((b"vary", b"Prefer"),)
 _encode = msgspec.json.encode
@@ -112,11 +115,14 @@ class Submitting:
         """The results if they are there in time; else where they are going to be."""
         visible = self._visible
         if wishes.wait:
-            with told():
+            try:
                 job = await visible.awaited(visit, job, wishes.wait, known=None)
-            if job.is_terminal and job.state is not JobState.FAILED:
-                await self._answer_done(visit, job, wishes, media_type)
-                return 200
+                if job.is_terminal and job.state is not JobState.FAILED:
+                    await self._answer_done(visit, job, wishes, media_type)
+                    return 200
+            except JobsError as error:
+                # The job is there, and must not look refused: it would be sent once more.
+                logger.warning("job.unseen: job=%s code=%s it was accepted, and cannot be read", job.id, error.code)
         applied = ["respond-async"]
         if wishes.wait:
             applied.append(f"wait={visible.waited(wishes.wait)}")
@@ -134,7 +140,10 @@ class Submitting:
         return 202
 
     async def _answer_done(self, visit: Visit, job: Job, wishes: Preferences, media_type: str) -> None:
-        """As the batch would have been answered at once, only that it is streamed out of the store."""
+        """As the batch would have been answered at once, only that it is streamed out of the store.
+
+        Raises `JobsError` as long as nothing was said.
+        """
         applied = f"wait={self._visible.waited(wishes.wait or 0)}" + (", return=minimal" if wishes.minimal else "")
         headers = (
             (b"content-location", f"{base_of(visit)}/{job.id}/results".encode()),
@@ -143,8 +152,7 @@ class Submitting:
             *headers_of(visit),
         )
         asked = Asked(job.id, job.owner, by_completion=False, after=None, limit=None, outcomes=())
-        with told():
-            first = await page(self._store, asked, None, PAGE)
+        first = await page(self._store, asked, None, PAGE)
         is_lines = media_type == NDJSON
         entries = self._visible.entries(visit, job, indexed=is_lines)
         stream = Stream(visit.send, write_timeout=self._endpoint.write_timeout)

@@ -87,6 +87,8 @@ class Query:
                 raise BadQuery(f"There is no such parameter; known are {', '.join(sorted(known)) or 'none'}.")
             if name in self._values:
                 raise BadQuery(f"`{name}` may come once.", param=name)
+            if "\0" in value:
+                raise BadQuery(f"`{name}` holds no `%00`.", param=name)  # nor does text in any database
             self._values[name] = value
 
     def text(self, name: str) -> str | None:

@@ -9,31 +9,27 @@ Knows: what may be claimed, and in which order. Must not know: what workers do w
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import cache
-from math import isqrt
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, case, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .checkpoints import held_rows
 from .database import Database
-from .ending import advance, locked, postponed
-from .filling import FRESH
+from .ending import advance, postponed
 from .hints import WORK, Hints
 from .model import WORKER_LOST, Claim, ItemResult, Kind, Lease, Outcome, Parked, Renewal
 from .points import Passing
 from .settling import intended_in, seqs, settle, settled_in
+from .splitting import split
 from .states import STOPPING, TERMINAL, JobState
 from .tables import chunk, job, retry
+from .turns import Candidate, shares
 
 _CANDIDATES = 256
 """How many jobs are looked at for one claim."""
-_APART = 256
-"""A chunk of up to so many items is split into single ones at once."""
 
 _KINDS: tuple[tuple[Collection[JobState], ColumnElement[bool]], ...] = (
     ((JobState.QUEUED, JobState.RUNNING), chunk.c.no >= 0),
@@ -166,15 +162,6 @@ class Claims:
         return await self._database.read(work)
 
 
-class Candidate(NamedTuple):
-    """An open job with something to claim."""
-
-    id: str
-    owner: str
-    state: JobState
-    priority: int
-
-
 class _Claiming:
     """One claim, in its transaction."""
 
@@ -297,7 +284,7 @@ class _Claiming:
                 )
             )
         if is_poison and left:
-            row = await self._split(row, left)
+            row = await split(self._connection, row, left, self._now)
         if results:
             await settle(self._connection, row, results, epoch=row.epoch)
             self._changed.add(row.job)
@@ -306,48 +293,6 @@ class _Claiming:
             self._done.add(row.job)
             return True
         return False
-
-    async def _split(self, row: Row[Any], left: Sequence[int]) -> Row[Any]:
-        """What is left becomes chunks of their own, in the end of single items; the row of the old one, which has only
-        the others."""
-        # Of two workers that split chunks of one job at once, the second sees which numbers the first took; and the end
-        # of the job, if that has begun meanwhile, sees all of them.
-        await locked(self._connection, row.job)
-        last = select(func.max(chunk.c.no)).where(chunk.c.job == row.job)
-        first_no = (await self._connection.execute(last)).scalar_one() + 1
-        kept = {name: getattr(row, name) for name in ("job", "owner", "input_no", "blob", "blob_start", "blob_length")}
-        parts = {no: part for no, part in enumerate(_parts(row.span, left), first_no)}
-        children = []
-        for no, part in parts.items():
-            span = part[-1] - part[0] + 1
-            child = {"no": no, "first_seq": part[0], "span": span, "n": len(part), "due_at": self._now}
-            # Who claims one with items that have results has to look for them, as in one that somebody had before.
-            child |= {"epoch": 0 if span == len(part) else row.epoch}
-            children.append(FRESH | kept | child | {"input_skip": row.input_skip + part[0] - row.first_seq})
-        await self._connection.execute(insert(chunk), children)
-        of_chunk = (chunk.c.job == row.job) & (chunk.c.no == row.no)
-        await self._connection.execute(update(chunk).where(of_chunk).values(n=row.n - len(left), lost=0))
-        moved = update(retry).where(retry.c.job == row.job, retry.c.seq == bindparam("of_seq"))
-        counted = update(chunk).where(chunk.c.job == row.job, chunk.c.no == bindparam("of_no"))
-        parked = {
-            found.seq
-            for found in await self._connection.execute(
-                select(retry.c.seq).where(retry.c.job == row.job, retry.c.seq.in_(left))
-            )
-        }
-        if parked:
-            to = {seq: no for no, part in parts.items() for seq in part if seq in parked}
-            await self._connection.execute(
-                moved.values(chunk=bindparam("to_chunk")),
-                [{"of_seq": seq, "to_chunk": no} for seq, no in to.items()],
-            )
-            await self._connection.execute(
-                counted.values(parked_n=bindparam("to_parked")),
-                [{"of_no": no, "to_parked": n} for no, n in Counter(to.values()).items()],
-            )
-            left_over = chunk.c.parked_n - len(to)  # those that end `unknown` in their second attempt
-            await self._connection.execute(update(chunk).where(of_chunk).values(parked_n=left_over))
-        return (await self._connection.execute(select(chunk).where(of_chunk))).one()
 
     async def _grant(self) -> list[Claim]:
         if not self._granted:
@@ -392,36 +337,6 @@ class _Claiming:
             each.seq: Parked(each.seq, each.attempt, max(each.due_at - self._now, 0.0), each.detail)
             for each in await self._connection.execute(query)
         }
-
-
-def shares(jobs: Collection[Candidate], held: dict[tuple[str, str], int], want: int) -> Counter[str]:
-    """How many chunks of each job to take: one by one, from the owner that has least, and there from such a job."""
-    owners: Counter[str] = Counter()
-    for (owner, _), n in held.items():
-        owners[owner] += n
-    queues: dict[str, list[tuple[int, int, str]]] = {}
-    for each in jobs:
-        entry = (-each.priority, held.get((each.owner, each.id), 0), each.id)
-        queues.setdefault(each.owner, []).append(entry)
-    for queue in queues.values():
-        heapq.heapify(queue)
-    turns = [(owners[owner], queue[0][2], owner) for owner, queue in queues.items()]
-    heapq.heapify(turns)
-    taken: Counter[str] = Counter()
-    for _ in range(want):
-        n, _, owner = heapq.heappop(turns)
-        priority, of_job, job_id = queues[owner][0]
-        taken[job_id] += 1
-        heapq.heapreplace(queues[owner], (priority, of_job + 1, job_id))
-        heapq.heappush(turns, (n + 1, queues[owner][0][2], owner))
-    return taken
-
-
-def _parts(span: int, left: Sequence[int]) -> list[Sequence[int]]:
-    """How a chunk is split that workers are lost with: into single items, but for a large one. Each part of that has to
-    be read along with all the others, if its items wait for each other: so it comes to single ones in two steps."""
-    size = 1 if span <= _APART else isqrt(len(left))
-    return [left[start : start + size] for start in range(0, len(left), size)]
 
 
 def _last_chance(limit: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from typing import TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
@@ -17,18 +17,21 @@ from .errors import BadCursor
 
 C = TypeVar("C", "InputCursor", "CompletionCursor")
 
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+"""Such as columns hold: whoever makes a cursor himself may have written others."""
+
 
 class InputCursor(msgspec.Struct, frozen=True, array_like=True, tag="i"):
     job: str
-    next_seq: int = 0
+    next_seq: Number = 0
 
 
 class CompletionCursor(msgspec.Struct, frozen=True, array_like=True, tag="c"):
     """All of the chunks before `base` were read, and so many results of others."""
 
     job: str
-    base: int = 0
-    read: dict[int, int] = {}
+    base: Number = 0
+    read: dict[Number, Number] = {}
 
 
 def sealed(cursor: InputCursor | CompletionCursor) -> str:

@@ -90,11 +90,12 @@ class Limiter:
         places, which grow again bit by bit."""
 
         async def work(connection: AsyncConnection, now: float) -> None:
-            _, share, blocked_until = await _row(connection, upstream, limits, now)
+            tokens, share, blocked_until = await _row(connection, upstream, limits, now)
             if blocked_until <= now:  # else it is the same overload, seen by another item
                 share = max(share / 2, _LEAST_SHARE)
+            until = max(blocked_until, now + delay)
             await connection.execute(
-                _of(upstream).values(share=share, refilled_at=now, blocked_until=max(blocked_until, now + delay))
+                _of(upstream).values(tokens=tokens, share=share, refilled_at=now, blocked_until=until)
             )
 
         await self._database.write(work)

@@ -6,6 +6,7 @@ import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from sqlalchemy import ColumnElement, Row, bindparam, case, func, select
@@ -162,6 +163,6 @@ def _sealed(job_id: str) -> str:
 
 def _opened(cursor: str) -> str:
     try:
-        return msgspec.msgpack.decode(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=str)
+        return str(msgspec.msgpack.decode(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=UUID))
     except (ValueError, binascii.Error, msgspec.DecodeError):
         raise BadCursor("The cursor is not one that was given out.") from None

@@ -8,6 +8,7 @@ and what is being read from a blob comes to its end.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ from .files import clear_file
 from .hints import Hints
 from .reading import visible_row
 from .states import STOPPING, TERMINAL, JobState
-from .tables import chunk, chunk_input, file, intent, job, outbox, result, retry, slot, worker
+from .tables import chunk, chunk_input, file, intent, job, limiter, outbox, result, retry, slot, worker
 
 _ROWS = 1000
 """How many results are removed in one transaction."""
@@ -34,6 +35,11 @@ _PAGES = 250
 """How many pages of a file are given back in one transaction."""
 _WORKER_FORGOTTEN = 10
 """After how many leases without a beat a worker is forgotten."""
+_MESSAGE_FORGOTTEN = 7 * 86400.0
+"""After how many seconds in which nobody sent it a message about a job that is gone is forgotten."""
+_LIMITER_FORGOTTEN = 100 * 86400.0
+"""After how many seconds without use it is forgotten what an upstream was asked: whatever it owed is full again by
+then, for which nobody has to know its rate here, and a new one begins like that."""
 
 
 class Swept(msgspec.Struct, frozen=True):
@@ -140,6 +146,13 @@ class Retention:
     async def _forget(self, connection: AsyncConnection, now: float) -> int:
         before = now - _WORKER_FORGOTTEN * self._database.settings.lease
         await connection.execute(delete(slot).where(slot.c.due_at <= before))
+        # Of jobs that are gone nobody looks at what could not be told; and what was due so long ago nobody tells.
+        is_there = exists().where(job.c.id == outbox.c.job, job.c.gone.is_(None))
+        untold = or_(outbox.c.due_at.is_(None), outbox.c.due_at <= now - _MESSAGE_FORGOTTEN)
+        await connection.execute(delete(outbox).where(untold, ~is_there))
+        unused_since = now - _LIMITER_FORGOTTEN
+        unused = (limiter.c.refilled_at <= unused_since, limiter.c.blocked_until <= unused_since)
+        await connection.execute(delete(limiter).where(*unused))
         return (await connection.execute(delete(worker).where(worker.c.beat_at <= before))).rowcount
 
     async def _correct_leases(self, connection: AsyncConnection, now: float) -> None:
@@ -156,13 +169,17 @@ class Retention:
 
 
 async def take_away(
-    connection: AsyncConnection, job_id: str, gone: str = "deleted", tombstone_until: float | None = None
+    connection: AsyncConnection,
+    job_id: str,
+    gone: str = "deleted",
+    tombstone_until: float | None = None,
+    *,
+    states: Collection[JobState] = (*TERMINAL, JobState.STORING),
 ) -> bool:
     """Nobody sees the job any more, and its idempotency key is free. Whether this did it."""
-    endable = [*TERMINAL, JobState.STORING]
     taken = await connection.execute(
         update(job)
-        .where(job.c.id == job_id, job.c.gone.is_(None), job.c.state.in_(endable))
+        .where(job.c.id == job_id, job.c.gone.is_(None), job.c.state.in_(states))
         .values(
             gone=gone,
             purge_at=tombstone_until,

@@ -126,7 +126,7 @@ def _row(row: Row[Any], each: ItemResult, ordinal: int, epoch: int, where: BlobR
         "status": each.status,
         "custom_id": each.custom_id,
         "failure": None if each.failure is None else str(each.failure),
-        "detail": each.detail,
+        "detail": _text(each.detail),
         "attempts": each.attempts,
         "started_at": each.started_at,
         "finished_at": each.finished_at,
@@ -136,6 +136,13 @@ def _row(row: Row[Any], each: ItemResult, ordinal: int, epoch: int, where: BlobR
         "blob_length": where and where.length,
         "body": each.body if where is None else None,
     }
+
+
+def _text(text: str) -> str:
+    """As a database takes it: what somebody has put together of what a caller wrote may hold what none does."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def _counts(row: Row[Any], results: Sequence[ItemResult]) -> dict[str, Any]:

@@ -29,6 +29,9 @@ from .reading import found
 from .states import JobState
 from .tables import chunk, job
 
+_UNBORN = (JobState.STORING,)
+"""A job that was committed after all is never taken away by its submission, nor if it has ended by then."""
+
 
 class Submission:
     """`async with store.submission(NewJob(…)) as s:`, `await s.add(item)` for each, `await s.commit()`.
@@ -135,9 +138,10 @@ class Submission:
             if there is not None and there.state == JobState.STORING:
                 if there.id == self.job_id:
                     return None
-                if there.purge_at > now:
+                # One that is dead may be committed after all in this moment.
+                if there.purge_at > now or not await retention.take_away(connection, there.id, states=_UNBORN):
                     raise KeyBusy("A job with this idempotency key is being stored; ask again when that has ended.")
-                return str(there.id) if await retention.take_away(connection, there.id) else None
+                return str(there.id)
             self._there = there
             if there is not None:
                 return None
@@ -219,6 +223,9 @@ class Submission:
 
         return await self._database.read(work)
 
+    async def _forget(self, connection: AsyncConnection, now: float) -> bool:
+        return await retention.take_away(connection, self.job_id, states=_UNBORN)
+
     async def _abort(self) -> None:
         """Leaves nothing behind; what cannot be removed now is, once the submission counts as dead."""
         self._is_open = False
@@ -227,7 +234,7 @@ class Submission:
         try:
             if not self._may_be_committed:
                 await self._filling.abort()
-            if await self._database.write(lambda connection, now: retention.take_away(connection, self.job_id)):
+            if await self._database.write(self._forget):
                 await retention.clear(self._database, self._blobs, self.job_id)
         except JobsError:
             pass

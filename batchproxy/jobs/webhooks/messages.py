@@ -19,10 +19,10 @@ SEALED = "sealed:"
 """What a URL begins with that lies in the outbox encrypted: only who has put it there knows how to open it."""
 
 
-class Target(msgspec.Struct, frozen=True):
-    """`secret` is a name in the settings."""
+class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`secret` is a name in the settings. Without a `url` it is the one that they say who sends is to tell."""
 
-    url: str
+    url: str | None = None
     secret: str
 
 
@@ -51,10 +51,11 @@ def checked(url: str, secret: str, settings: WebhookSettings) -> None:
 
 
 def message_for(
-    job: Job, url: str, secret: str, *, state: JobState | None = None, name: str = "0", at: float | None = None
+    job: Job, url: str | None, secret: str, *, state: JobState | None = None, name: str = "0", at: float | None = None
 ) -> Message:
     """Tells the end of a job: `batch.job.completed`, `cancelled`, `expired` or `failed`.
 
+    With None it goes to the URL that the sender is given: what is in settings already is not to lie in the store.
     The end may be one that is being committed along with this: that which the job is on its way to, or `state`. Of
     several messages about one end each has a `name`. `at` is when it was, in seconds of the epoch; None for now.
     """
@@ -70,7 +71,7 @@ def message_for(
     return Message(
         event=payload.type,
         name=name,
-        target=msgspec.json.encode(Target(url, secret)),
+        target=msgspec.json.encode(Target(url=url, secret=secret)),
         payload=msgspec.json.encode(payload),
     )
 

@@ -49,7 +49,8 @@ def _no_key(sealed: str, owner: str) -> str:
 class WebhookSender:
     """Sends from entering to leaving; any number of them share an outbox. Raises `SettingError`.
 
-    `opened` gives a URL that was encrypted for an owner, or raises `Undelivered`: somebody else may have the key.
+    `url` is where messages go that name none. `opened` gives a URL that was encrypted for an owner, or raises
+    `Undelivered`: somebody else may have the key.
     `resolve`, `now` and `chance` are for tests: the addresses of a host, the time that is signed, and the jitter.
     """
 
@@ -58,6 +59,7 @@ class WebhookSender:
         store: JobStore,
         settings: WebhookSettings,
         *,
+        url: str | None = None,
         opened: Callable[[str, str], str] = _no_key,
         resolve: Resolve | None = None,
         now: Callable[[], float] = time.time,
@@ -65,6 +67,7 @@ class WebhookSender:
     ) -> None:
         self._store = store
         self._settings = settings
+        self._url = url
         self._opened = opened
         self._secrets = Secrets(settings)
         self._resolver = Resolver()
@@ -176,23 +179,24 @@ class WebhookSender:
 
         Raises `Undelivered`, `WebhookRefused`, `SettingError`, and `TimeoutError` if its turn did not come.
         """
-        target = self._target(message)
-        to = destination(target.url, self._settings)
+        target = target_of(message)
+        url = self._url_of(target, message.owner)
+        to = destination(url, self._settings)
         async with asyncio.timeout_at(begin_by) as turn, self._places.at(to.host):
             turn.reschedule(None)
             if self._stopping:
                 self._unsent.append(message)
                 return None
-            if target.url in self._gone:
+            if url in self._gone:
                 raise WebhookRefused("It has answered 410 before.")
             return await self._delivery.post(to, self._headers(message, target.secret), message.payload)
 
-    def _target(self, message: Taken) -> Target:
-        """Where it goes, in plain text."""
-        target = target_of(message)
-        if target.url.startswith(SEALED):
-            return Target(self._opened(target.url, message.owner), target.secret)
-        return target
+    def _url_of(self, target: Target, owner: str) -> str:
+        """Where it goes, in plain text, as far as it can be told here. Raises `Undelivered`."""
+        url = self._url if target.url is None else target.url
+        if url is None:
+            raise Undelivered("it goes to the URL of the settings, which have none any more")
+        return self._opened(url, owner) if url.startswith(SEALED) else url
 
     def _headers(self, message: Taken, secret: str) -> list[tuple[str, str]]:
         """Signed anew for each try. Raises `SettingError`."""
@@ -205,7 +209,7 @@ class WebhookSender:
             await self._tell(message, lambda: self._store.outbox.done(message), until)
             logger.info("webhook.delivered: message=%s attempt=%d", message.id, message.attempt + 1)
         elif reply.status == 410:
-            self._disable(self._target(message).url)
+            self._disable(self._url_of(target_of(message), message.owner))
             await self._give_up(message, "answered 410", until)
         else:
             await self._failed(message, f"answered {reply.status}", reply.retry_after, until)

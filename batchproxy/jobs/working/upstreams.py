@@ -23,6 +23,8 @@ logger = logging.getLogger("batchproxy")
 
 _BLOCK = 1.0
 _LEAST_WAIT = 0.02
+_FORGOTTEN = 600.0
+"""After how many seconds without use a gate is forgotten."""
 _UNLIMITED = Limits()
 
 
@@ -88,6 +90,13 @@ class Gate:
 
     def leave(self) -> None:
         self.in_flight -= 1
+
+    def is_idle(self, now: float) -> bool:
+        """Whether a new one would do as well: nobody is there, or was in a long time."""
+        has_places = bool(self._places) and self._limits.max_in_flight is not None
+        if self.in_flight or has_places or self._asking is not None or self._timer is not None:
+            return False
+        return max(self._fresh_until, self.ask_after, self.refused_at) < now - _FORGOTTEN
 
     def rests(self, now: float) -> float:
         """For how many seconds nothing can be begun here, as far as is known."""
@@ -168,7 +177,7 @@ class Gate:
 
 
 class Gates:
-    """All upstreams that this worker has to do with: as many as the configuration has."""
+    """The upstreams that this worker has to do with. Some have names that clients choose, so they are not kept."""
 
     def __init__(self, store: JobStore, limits: Mapping[str, Limits], most: int, wake: Callable[[], None]) -> None:
         self.store = store
@@ -188,6 +197,8 @@ class Gates:
     async def keep_places(self) -> None:
         for gate in list(self._gates.values()):
             await gate.keep_places()
+        now = asyncio.get_running_loop().time()
+        self._gates = {name: gate for name, gate in self._gates.items() if not gate.is_idle(now)}
 
     async def aclose(self) -> None:
         for gate in self._gates.values():

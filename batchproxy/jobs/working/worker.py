@@ -18,9 +18,9 @@ from types import TracebackType
 from ...engine.events import Observer
 from ..store import WORK, Claim, JobStore, Kind, Lease, StoreBusy, StoreError, StoreFull, StoreUnreachable
 from .chunk import ChunkWork
-from .holds import StoreTime
 from .kinds import JobKind
 from .outages import Outage, repeated
+from .presence import Presence
 from .sending import Tails
 from .settings import WorkSettings
 from .stage import StageWork
@@ -57,13 +57,12 @@ class JobWorker:
         observers: Sequence[Observer] = (),
         version: str = "",
     ) -> None:
-        self.id = ""
         self.asked_to_stop = asyncio.Event()
         self._store = store
         self._settings = settings or WorkSettings()
         self._kinds = {kind.name: kind for kind in kinds}
         self._observers = tuple(observers)
-        self._version = version
+        self._presence = Presence(store, version)
         self._works: dict[Lease, ChunkWork | StageWork] = {}
         self._tasks: dict[asyncio.Task[None], ChunkWork | StageWork] = {}
         self._loops: list[asyncio.Task[None]] = []
@@ -83,11 +82,16 @@ class JobWorker:
     def __repr__(self) -> str:
         return f"JobWorker({self.id}, chunks={len(self._chunks)}, busy={self._busy}, draining={self._is_draining})"
 
+    @property
+    def id(self) -> str:
+        """Empty as long as the store could not be reached."""
+        return self._presence.id
+
     async def __aenter__(self) -> JobWorker:
         self._loop = asyncio.get_running_loop()
         store, settings = self._store, self._settings
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._leave)
+            stack.push_async_callback(self._presence.leave)
             tails = Tails(settings.item_timeout)
             stack.push_async_callback(tails.aclose)
             gates = Gates(store, settings.limits, settings.concurrency, self._wake)
@@ -101,7 +105,7 @@ class JobWorker:
                 checkpointer=checkpointer,
                 gates=gates,
                 tails=tails,
-                time=StoreTime(),
+                time=self._presence.time,
                 wake=self._wake,
                 observers=self._observers,
             )
@@ -174,18 +178,8 @@ class JobWorker:
             work.drain()
 
     async def _register(self) -> None:
-        asked = time.monotonic()
-        worker_id = await self._store.workers.register(version=self._version)
-        # Before anything is claimed: a deadline that is judged by a wrong clock may seem to be over.
-        await self._learn_time(worker_id, (asked + time.monotonic()) / 2)
-        self.id = self._tools.gates.worker = worker_id
-
-    async def _leave(self) -> None:
-        try:
-            if self.id:
-                await self._store.workers.leave(self.id)
-        except StoreError as error:
-            logger.warning("worker.left worker=%s code=%s", self.id, error.code)
+        await self._presence.enter()
+        self._tools.gates.worker = self.id
 
     # What it has
 
@@ -255,8 +249,12 @@ class JobWorker:
             return
         if is_probe and any(work.hold.lease.job == claim.lease.job for work in self._chunks):
             # There are no places for more of this job; only for one of which nothing is here.
-            await self._store.claims.release([claim.lease])
-            return
+            try:
+                await self._store.claims.release([claim.lease])
+            except StoreError:
+                pass  # nobody else may have it now, so it is kept, and done in its turn
+            else:
+                return
         self._start(ChunkWork(claim, asked, self._tools))
 
     def _make_room(self, chunks: Sequence[ChunkWork], now: float) -> None:
@@ -395,23 +393,14 @@ class JobWorker:
                 work.stop()
 
     async def _beat(self) -> float:
-        """Shows that it lives; learns the time of the store, and whether it is to stop."""
+        """Shows that it lives; learns whether it is to stop."""
         if not self.id:
             await self._register()
-        asked = time.monotonic()
-        is_to_stop = await self._store.workers.beat(self.id, version=self._version)
-        await self._learn_time(self.id, (asked + time.monotonic()) / 2)
-        if is_to_stop and not self.asked_to_stop.is_set():
+        if await self._presence.beat() and not self.asked_to_stop.is_set():
             logger.info("worker.drained worker=%s It was asked to stop.", self.id)
             self._begin_to_drain()
             self.asked_to_stop.set()
         return _BEAT * random.uniform(0.75, 1.0)
-
-    async def _learn_time(self, worker_id: str, here: float) -> None:
-        """From what the store has noted of this worker, at about that time of ours."""
-        for each in await self._store.workers.list():
-            if each.id == worker_id:
-                self._tools.time.learn(each.beat_at, here)
 
     async def _sweep(self) -> float:
         await self._store.retention.sweep()

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import typer
 
 from .addressed import File, Url
+from .exporting import Export, pages
 from .job_server import AsJson, Header, JobId, JobServer, Timeout, document, job_of, job_server, path_of
 from .speaking import Code, Manner, console, counted, data, escaped, fail, note
 
@@ -28,7 +29,6 @@ _WAIT = 20
 """For how many seconds an answer may be held back while nothing changes."""
 _PAUSE = 1.0
 """After how many seconds the same is asked again at the earliest."""
-_PAGE = 1000
 _ENDED = ("completed", "failed", "cancelled", "expired")
 _OUTCOMES = "ok, error, cancelled, expired, unknown"
 
@@ -177,29 +177,37 @@ def export(
       batchproxy jobs export 0192f0c1-7c3b-7000-8000-000000000001 --outcome error | jq .index
 
     A connection that breaks is made again, and it goes on where it was, for --timeout. Of a job that runs, it writes
-    those that are there. If they are not all, it tells the --after to go on with later. Exit codes: 0 all of them; 1
-    the file cannot be written; 4 the job still runs, or was refused; 5 no answer, and what is written is not all.
+    those that are there. If they are not all, it tells the --after to go on with later, as it does when it is
+    interrupted. Exit codes: 0 all of them; 1 the file cannot be written; 4 the job still runs, or was refused; 5 no
+    answer, and what is written is not all.
     """
-    with job_server(url, config, header, timeout) as server:
-        results = _Results(server, job_id, outcome, after)
-        first = next(results.pages)
+    exported = Export(after)
+
+    def tell() -> None:
+        if exported.can_go_on:
+            note(f"{counted(exported.written, 'result')}; go on with --after {escaped(exported.cursor)}")
+
+    with job_server(url, config, header, timeout) as server, exported.stoppable(tell):
+        found = pages(server, job_id, outcome, after)
         try:
+            # A job that is not there leaves a file as it is.
+            found = chain([next(found)], found)
             if str(output) == "-":
-                _write(sys.stdout.buffer, first, results)
+                exported.write(sys.stdout.buffer, found)
             else:
                 with output.open("wb" if after is None else "ab") as file:
-                    _write(file, first, results)
+                    exported.write(file, found)
         except OSError as fault:
             if str(output) == "-":
                 raise
             fail(Code.FAILED, f"{escaped(output)} cannot be written: {fault.strerror}")
         except typer.Exit:
-            note(f"{counted(results.written, 'result')}; go on with --after {escaped(results.cursor)}")
+            tell()
             raise
-    if results.is_complete:
-        note(counted(results.written, "result"))
+    if exported.is_complete:
+        note(counted(exported.written, "result"))
         return
-    note(f"{counted(results.written, 'result')}; the job still runs: go on with --after {escaped(results.cursor)}")
+    note(f"{counted(exported.written, 'result')}; the job still runs: go on with --after {escaped(exported.cursor)}")
     raise typer.Exit(int(Code.ITEM_FAILED))
 
 
@@ -222,44 +230,6 @@ def _versions(server: JobServer, job_id: str) -> Iterator[dict[str, Any]]:
         yield job
         if job["state"] in _ENDED:
             return
-
-
-class _Results:
-    """Page after page; each line is as the server wrote it. `cursor` leads on behind what was `written`."""
-
-    def __init__(self, server: JobServer, job_id: str, outcome: str | None, after: str | None) -> None:
-        self.is_complete = False
-        self.written = 0
-        self.cursor = after
-        self.pages = self._pages(server, job_id, outcome)
-
-    def _pages(self, server: JobServer, job_id: str, outcome: str | None) -> Iterator[list[bytes]]:
-        import msgspec
-
-        page = msgspec.defstruct("Page", [("results", list[msgspec.Raw]), ("cursor", str | None), ("complete", bool)])
-        decoder = msgspec.json.Decoder(page)
-        query = {"limit": str(_PAGE)} | ({"outcome": outcome} if outcome else {})
-        query |= {"after": self.cursor} if self.cursor is not None else {}
-        while True:
-            answer = server.get(path_of(job_id, "/results"), query=query)
-            try:
-                found: Any = decoder.decode(answer.content)
-            except msgspec.MsgspecError:
-                fail(Code.NO_ANSWER, f"answered {answer.status_code}, but not with results")
-            self.is_complete = found.complete
-            yield [bytes(each) for each in found.results]
-            # Who asks for the next page has written this one.
-            self.written += len(found.results)
-            self.cursor = found.cursor
-            if found.complete or found.cursor is None or found.cursor == query.get("after"):
-                return
-            query["after"] = found.cursor
-
-
-def _write(file: BinaryIO, first: list[bytes], results: _Results) -> None:
-    for lines in chain([first], results.pages):
-        file.write(b"".join(line + b"\n" for line in lines))
-        file.flush()
 
 
 # Telling

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos.drawing import POSTGRESQL, SQLITE, Kind, Round, drawn
+from benchmarks.chaos.drawing import AT_MOST_ONCE, POSTGRESQL, SQLITE, Fault, Kind, Round, drawn
 from benchmarks.chaos.running import run
 from tests.jobs.postgresql import Cluster, cluster
 
@@ -41,12 +41,39 @@ def test_a_round(known: tuple[str, int, int], tmp_path: Path, request: pytest.Fi
     assert report.verdict.answered == report.round.total
 
 
+def test_a_worker_that_does_not_see_that_it_was_frozen(tmp_path: Path) -> None:
+    """What others have by then it does not begin: not for its clock says so, but since the store does not let it.
+
+    Whether it comes to act late depends on the machine, so only what is wrong counts.
+    """
+    lease = 1.0
+    frozen = Fault(kind=Kind.FREEZE_WORKER, at=0.2, seconds=1.4 * lease)
+    blind = Round(
+        number=0,
+        seed=0,
+        database=SQLITE,
+        delivery=AT_MOST_ONCE,
+        jobs=[160],
+        # One of them has nothing to do, and takes over what the frozen one has.
+        workers=3,
+        places=4,
+        lease=lease,
+        skew=0.0,
+        slowest=0.2,
+        faults=[frozen],
+        blind=True,
+    )
+    report = asyncio.run(run(blind, None, start=fork, root=tmp_path))
+    assert report.wrong == [], report
+
+
 def test_every_fault_has_its_turn() -> None:
     """Also if somebody changes how rounds are drawn."""
     rounds = [chosen(*known) for known in ROUNDS]
     assert {fault.kind for each in rounds for fault in each.faults} == set(Kind)
     assert {each.delivery for each in rounds} == {"at_most_once", "at_least_once"}
     assert any(each.skew for each in rounds)
+    assert any(drawn(5, number).blind for number in range(20))
 
 
 def test_a_round_can_be_drawn_again() -> None:

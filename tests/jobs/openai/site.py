@@ -99,9 +99,11 @@ def create(client: OpenAI, content: bytes, endpoint: Any = CHAT, **more: Any) ->
 
 
 def ended(client: OpenAI, batch: Batch) -> Batch:
-    """As it is once it has ended; the limit of the test ends a hopeless wait."""
+    """As it is once it has ended. It is asked less and less often; the limit of the test ends a hopeless wait."""
+    pause = 0.02
     while batch.status not in ("completed", "failed", "expired", "cancelled"):
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(pause * 1.2, 0.1)
         batch = client.batches.retrieve(batch.id)
     return batch
 

@@ -132,6 +132,7 @@ def test_a_client_that_leaves_amid_its_upload_leaves_nothing(asker: Asker) -> No
         ("GET", "/v1/batches/batch_x/cancel", 405, "method_not_allowed"),
         ("GET", "/v1/files?limit=0", 400, "invalid_query"),
         ("GET", "/v1/files?order=up", 400, "invalid_query"),
+        ("GET", "/v1/files?purpose=%00", 400, "invalid_query"),
         ("GET", "/v1/batches?limit=101", 400, "invalid_query"),
         ("GET", "/v1/batches?after=batch_1", 400, "invalid_value"),
         ("GET", "/v1/batches?what=1", 400, "invalid_query"),

@@ -246,6 +246,12 @@ def test_a_function_is_a_principal() -> None:
     assert owner(of, anonymous=True) == "anonymous"
     with pytest.raises(TypeError):
         owner(lambda scope: 7)
+    # What no database takes for text is somebody all the same.
+    strange = [owner(lambda scope, name=name: name) or "" for name in ("a\0", "a\ud800", "a\n")]
+    assert len({*strange}) == 3
+    assert all("\0" not in each and each.encode() for each in strange)
+    # Text as HTTP servers give it, which UTF-8 is not, stays the name that it was.
+    assert owner("header:X", (b"x", "Özgür".encode())) == "header:" + "Özgür".encode().decode("latin-1")
     # Nobody becomes somebody else by choosing his name.
     assert owner("header:X", (b"x", b"credential:1")) == "header:credential:1"
 

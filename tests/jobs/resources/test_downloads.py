@@ -105,4 +105,5 @@ def test_parts_of_a_large_content_take_little_memory(folder: Path) -> None:
         assert size > n * 50_000
         assert said == f"bytes {size - 1_000_000}-{size - 1}/{size}"
         grown = peak(running) - before
-        assert grown < 45 * MiB, f"{grown / MiB:.0f} MiB more for {size / MiB:.0f} MiB"
+        # What it takes anyway is 20 to 36 MiB; whoever holds the whole has all of it beside that, once at least.
+        assert grown < 58 * MiB, f"{grown / MiB:.0f} MiB more for {size / MiB:.0f} MiB"

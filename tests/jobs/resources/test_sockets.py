@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from batchproxy.engine.settings import MiB
+from tests.faults.memory import GIVES_BACK
 from tests.jobs.place import Place
 from tests.programs import serving
 from tests.proxy.on_a_loop import run
@@ -31,7 +32,7 @@ def server(folder: Path, http: str = "httptools", *, works: bool = True) -> Iter
             *(sys.executable, "-m", "uvicorn", "--factory", "tests.jobs.resources.server:app"),
             *("--fd", str(listener.fileno()), "--http", http, "--log-level", "warning"),
         ],
-        environment=lambda _: {"JOBS_FOLDER": str(folder), "JOBS_WORK": str(int(works))},
+        environment=lambda _: {"JOBS_FOLDER": str(folder), "JOBS_WORK": str(int(works)), **GIVES_BACK},
     ) as made:
         yield made
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -191,6 +193,24 @@ async def test_who_leaves_while_he_waits_leaves_the_job(sqlite: Place) -> None:
         await exchange.task
         assert exchange.sent == []
         assert await is_there()
+
+
+@on_a_loop
+async def test_who_waits_for_what_cannot_be_read_any_more_gets_the_job(sqlite: Place) -> None:
+    """What was accepted is never answered as if it were not: it would be sent once more."""
+    async with site(sqlite, jobs=by_hand()) as here:
+        body = json.dumps({"requests": [{"path": "/a"}]}).encode()
+        headers = {**ANN, "content-type": "application/json", "prefer": "respond-async, wait=20"}
+        exchange = here.begin("POST", "/batch", headers=headers, body=body)
+
+        async def is_there() -> bool:
+            return bool((await here.store.jobs.list(None)).jobs)
+
+        await until(is_there)
+        with closing(sqlite3.connect(sqlite.settings().file, timeout=20)) as connection, connection:
+            connection.execute("UPDATE batchproxy_job SET gone = 'deleted'")
+        reply = await exchange.finished()
+        assert (await here.get(location(reply))).status == 404
 
 
 @on_a_loop
@@ -402,6 +422,7 @@ async def test_items_that_wait_go_together(place: Place) -> None:
             assert (reply.status, reply.problem["code"]) == (413, "ordered_job_too_large")
         reply = await here.send_lines([*MANY, *chain])
         assert (reply.problem["code"], reply.problem["line"]) == ("ordered_job_too_large", len(MANY) + 2)
+        assert "as one JSON document anywhere" in reply.problem["detail"]
 
 
 @on_a_loop

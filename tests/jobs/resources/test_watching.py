@@ -443,6 +443,7 @@ MEANINGLESS = [
     ("GET", "/batch/jobs?state=", 400, "invalid_query"),
     ("GET", "/batch/jobs?&&", 400, "invalid_query"),
     ("GET", "/batch/jobs?after=%FF", 400, "invalid_query"),
+    ("GET", "/batch/jobs?after=%00", 400, "invalid_query"),
     ("GET", "/batch/jobs?after=!", 400, "bad_cursor"),
     ("GET", "/batch/jobs/{id}/results?order=x", 400, "invalid_query"),
     ("GET", "/batch/jobs/{id}/results?outcome=fine", 400, "invalid_query"),

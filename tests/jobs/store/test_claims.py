@@ -24,8 +24,9 @@ from batchproxy.jobs.store import (
     Verdict,
     WrongState,
 )
-from batchproxy.jobs.store.claims import Candidate, _Claiming, shares
+from batchproxy.jobs.store.claims import _Claiming
 from batchproxy.jobs.store.tables import retry
+from batchproxy.jobs.store.turns import Candidate, shares
 from tests.proxy.on_a_loop import on_a_loop
 
 from ..place import LEASE, Place, claim, complete, end, item, ok, settle, submit

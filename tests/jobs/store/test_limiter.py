@@ -10,7 +10,9 @@ from batchproxy.engine.errors import SettingError
 from batchproxy.jobs.store import Limits
 from tests.proxy.on_a_loop import on_a_loop
 
-from ..place import LEASE, Place
+from ..place import LEASE, Place, rows
+
+DAY = 86_400
 
 
 @on_a_loop
@@ -85,6 +87,40 @@ async def test_an_overloaded_upstream_is_left_alone_by_all(place: Place) -> None
         await store.limiter.give_back("u", "w1")
         place.clock.now += 20
         assert (await store.limiter.take("u", "w2", limits, items=10, places=10)).items == 10
+
+
+@on_a_loop
+async def test_tokens_grow_back_until_a_rest_as_well(place: Place) -> None:
+    """That an upstream wants a rest takes nothing from what may be sent to it afterwards."""
+    limits = Limits(rate=1, burst=10)
+    async with place.opened() as store:
+        assert (await store.limiter.take("u", "w", limits, items=10, places=10)).items == 10
+        place.clock.now += 5
+        await store.limiter.block("u", limits, delay=1)
+        place.clock.now += 1
+        assert (await store.limiter.take("u", "w", limits, items=10, places=10)).items == 6
+
+
+@on_a_loop
+async def test_an_upstream_that_is_not_used_any_more_is_forgotten(place: Place) -> None:
+    """After a time in which whatever it owed is full again; not one that still rests, nor one that is in use."""
+    limits = Limits(rate=1)
+    async with place.opened() as store:
+        for name in ("gone", "resting", "used"):
+            await store.limiter.take(name, "w", limits, items=1, places=1)
+        place.clock.now += 99 * DAY
+        await store.retention.sweep()
+        assert (await rows(place))["batchproxy_limiter"] == 3
+        await store.limiter.take("used", "w", limits, items=1, places=1)
+        place.clock.now += 2 * DAY
+        await store.retention.sweep()
+        assert (await rows(place))["batchproxy_limiter"] == 1
+        await store.limiter.block("resting", limits, delay=150 * DAY)
+        await store.limiter.take("used", "w", limits, items=1, places=1)
+        place.clock.now += 101 * DAY
+        await store.retention.sweep()
+        assert (await store.limiter.take("resting", "w", limits, items=1, places=1)).items == 0
+        assert (await rows(place))["batchproxy_limiter"] == 1
 
 
 def test_limits_are_checked() -> None:

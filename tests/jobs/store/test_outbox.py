@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from batchproxy.jobs.store import OUTBOX, JobStore, LeaseLost, Message
-from tests.proxy.on_a_loop import on_a_loop
+from tests.proxy.on_a_loop import PATIENCE, on_a_loop
 
-from ..place import LEASE, Place, claim, settle, submit
+from ..place import LEASE, Place, claim, rows, settle, submit
 
 
 async def say(store: JobStore, *names: str) -> str:
@@ -82,7 +82,7 @@ async def test_what_is_handed_back_is_due_at_once(place: Place) -> None:
         assert await store.outbox.done(kept[0])
         with store.hints.on(OUTBOX) as hint:
             await store.outbox.release(lost)
-            assert await hint.wait(20)
+            assert await hint.wait(PATIENCE)
         [taken] = await store.outbox.take(3)
         assert (taken.id, taken.attempt) == (kept[1].id, 0)
         assert await store.outbox.done(others)
@@ -95,7 +95,7 @@ async def test_who_waits_knows_for_how_long(place: Place) -> None:
         assert await store.outbox.next_due() is None
         with store.hints.on(OUTBOX) as hint:
             await say(store, "a")
-            assert await hint.wait(20)
+            assert await hint.wait(PATIENCE)
         place.clock.now += 5
         assert await store.outbox.next_due() == 0
         [taken] = await store.outbox.take(lease=60)
@@ -121,3 +121,37 @@ async def test_a_failure_is_told_as_well(place: Place) -> None:
         await store.ending.fail(claimed.lease, b"why", messages=[message])
         [taken] = await store.outbox.take()
         assert (taken.id, taken.owner) == (f"{job.id}.job.failed.0", "ann")
+
+
+@on_a_loop
+async def test_what_is_given_up_after_its_job_is_gone_is_forgotten(place: Place) -> None:
+    """The tries may last longer than the job is kept; as long as that is there, it can be looked at."""
+    async with place.opened(keep=50_000) as store:
+        for _ in range(2):
+            await say(store, "n")
+        place.clock.now += 100
+        first, second = await store.outbox.take(2)
+        assert await store.outbox.give_up(first)
+        await store.outbox.reschedule(second, delay=100_000)
+        await store.retention.sweep()
+        assert (await rows(place))["batchproxy_outbox"] == 2
+        place.clock.now += 100_000
+        await store.retention.sweep()
+        [again] = await store.outbox.take(2)
+        assert again.id == second.id
+        assert await store.outbox.give_up(again)
+        await store.retention.sweep()
+        assert "batchproxy_outbox" not in await rows(place)
+
+
+@on_a_loop
+async def test_what_nobody_tells_is_forgotten_in_the_end(place: Place) -> None:
+    """Once its job is gone, and for so long that nobody seems to send any more."""
+    async with place.opened(keep=100, tombstones=1000) as store:
+        await say(store, "n")
+        place.clock.now += 6 * 86400
+        await store.retention.sweep()
+        assert (await rows(place))["batchproxy_outbox"] == 1
+        place.clock.now += 2 * 86400
+        await store.retention.sweep()
+        assert "batchproxy_outbox" not in await rows(place)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from base64 import urlsafe_b64encode
+from typing import Any
 
+import msgspec
 import pytest
 
 from batchproxy.jobs.store import BadCursor, Claim, Entry, Gone, ItemResult, JobStore, Outcome, Page
@@ -27,6 +30,11 @@ FULL = ItemResult(
 )
 
 
+def forged(content: Any) -> str:
+    """A cursor that nobody has given out."""
+    return urlsafe_b64encode(msgspec.msgpack.encode(content)).rstrip(b"=").decode()
+
+
 @on_a_loop
 async def test_a_result_comes_back_as_it_was(place: Place) -> None:
     """All of it, whether its body lies in the row or outside."""
@@ -36,6 +44,17 @@ async def test_a_result_comes_back_as_it_was(place: Place) -> None:
         await settle(store, await claim(store), results)
         assert (await store.results.in_order(job.id, "ann")).results == tuple(results)
         assert await store.results.of(job.id, [2, 0, 7]) == [results[0], results[2]]
+
+
+@on_a_loop
+async def test_any_detail_is_kept(place: Place) -> None:
+    """Also one that holds what no database takes for text, or nothing that is committed along with it would be."""
+    async with place.opened() as store:
+        job = await submit(store, 2)
+        told = msgspec.structs.replace(error(0), detail="who is \0 or \ud800, é?")
+        await settle(store, await claim(store), [told, ok(1)])
+        first, second = (await store.results.in_order(job.id, "ann")).results
+        assert (first.detail, second.outcome) == ("who is \ufffd or ?, é?", Outcome.OK)
 
 
 @on_a_loop
@@ -139,8 +158,15 @@ async def test_cursors_are_checked(place: Place) -> None:
         for wrong in ("", "x", "é", "AAAA", in_order, foreign):
             with pytest.raises(BadCursor):
                 await store.results.in_completion_order(job.id, "ann", after=wrong)
-        with pytest.raises(BadCursor):
-            await store.jobs.list("ann", after="!")
+        for number in (-1, 2**31, 2**64 - 1):
+            with pytest.raises(BadCursor):
+                await store.results.in_order(job.id, "ann", after=forged(["i", job.id, number]))
+            for position in ([number, {}], [0, {number: 0}], [0, {0: number}]):
+                with pytest.raises(BadCursor):
+                    await store.results.in_completion_order(job.id, "ann", after=forged(["c", job.id, *position]))
+        for wrong in ("!", forged("a\0"), forged("z")):
+            with pytest.raises(BadCursor):
+                await store.jobs.list("ann", after=wrong)
 
 
 @on_a_loop

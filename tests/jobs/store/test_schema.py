@@ -134,15 +134,15 @@ def test_migrations_are_named_by_their_version(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_a_store_of_the_first_schema_is_taken_over(sqlite: Place) -> None:
+async def test_a_store_of_the_first_schema_is_taken_over(new_sqlite: Place) -> None:
     """A job that was open then is done now; results that were there stay."""
-    with sqlite3.connect(sqlite.settings().file) as connection:
+    with sqlite3.connect(new_sqlite.settings().file) as connection:
         connection.executescript(FIRST.read_text("utf-8"))
     connection.close()
-    async with sqlite.opened() as store:
+    async with new_sqlite.opened() as store:
         [job] = (await store.jobs.list("ann")).jobs
         assert (job.state, job.counts.done, job.total) == (JobState.RUNNING, 3, 6)
-        sqlite.clock.now += 3600
+        new_sqlite.clock.now += 3600
         await complete(store)
         ended = await store.jobs.get(job.id, "ann")
         assert (ended.state, ended.counts.ok) == (JobState.COMPLETED, 6)
@@ -259,14 +259,14 @@ async def test_a_newer_store_is_refused(new_place: Place) -> None:
 
 
 @on_a_loop
-async def test_a_foreign_file_is_refused(sqlite: Place) -> None:
+async def test_a_foreign_file_is_refused(new_sqlite: Place) -> None:
     """A database of something else is not written into."""
-    file = sqlite.settings().file
+    file = new_sqlite.settings().file
     with sqlite3.connect(file) as connection:
         connection.execute("CREATE TABLE books (title TEXT)")
     connection.close()
     with pytest.raises(SchemaForeign, match="books"):
-        async with sqlite.opened():
+        async with new_sqlite.opened():
             pass
     with sqlite3.connect(file) as connection:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("books",)]

@@ -410,3 +410,28 @@ async def test_a_commit_whose_answer_is_lost_counts(place: Place, monkeypatch: p
         with pytest.raises(StoreUnreachable):
             await fill(store.validation(await claim(store)), 1)
         assert await store.inputs.items(await claim(store)) == {0: item(1)}
+
+
+@on_a_loop
+async def test_a_job_that_has_ended_before_its_submitter_gave_up_stays(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that who sends it again with its key does not have it done again."""
+    async with place.opened() as store:
+        write = store._database.write
+
+        async def late(work: Work[Any]) -> Any:
+            answer = await write(work)
+            if isinstance(answer, Submitted):
+                monkeypatch.setattr(store._database, "write", write)
+                await complete(store)
+                raise StoreUnreachable("on purpose")
+            return answer
+
+        async with store.submission(NewJob(owner="ann", idempotency_key="k")) as submission:
+            await submission.add(item(0))
+            monkeypatch.setattr(store._database, "write", late)
+            with pytest.raises(StoreUnreachable):
+                await submission.commit()
+        again = await submitted(store, 1, idempotency_key="k")
+        assert (again.created, again.job.state) == (False, JobState.COMPLETED)

@@ -123,7 +123,7 @@ def resolving(addresses: Mapping[str, Sequence[str]]) -> Callable[[str, int], An
     return resolve
 
 
-async def tell(store: JobStore, url: str, *, secret: str = "default", times: int = 1) -> str:
+async def tell(store: JobStore, url: str | None, *, secret: str = "default", times: int = 1) -> str:
     """Ends a job, which is told so many times; its id."""
     job = await submit(store, 1)
     await settle(store, await claim(store))

@@ -215,6 +215,27 @@ async def test_no_secret_is_anywhere_in_the_outbox(sqlite: Place, caplog: pytest
 
 
 @on_a_loop
+async def test_the_url_of_the_settings_is_not_in_the_outbox(place: Place) -> None:
+    """A message to it goes where the settings of its sender say then; as long as they say nothing, it waits."""
+    async with place.opened() as store, receiving() as receiver, receiving(writing(FAILED)) as earlier:
+        both = settings(receiver.port, earlier.port)
+        await tell(store, None)
+        async with WebhookSender(store, both, url=earlier.url):
+            await failures(place, 1)
+        place.clock.now += DAY
+        async with WebhookSender(store, both):
+            _, detail = await failures(place, 2)
+            assert "which have none any more" in detail
+        place.clock.now += DAY
+        [taken] = await store.outbox.take(lease=0)
+        assert b"http" not in taken.target
+        async with WebhookSender(store, both, url=receiver.url):
+            await receiver.got(1)
+            await emptied(place)
+        assert (len(earlier.received), len(receiver.received)) == (1, 1)
+
+
+@on_a_loop
 async def test_a_secret_that_is_gone_is_waited_for(sqlite: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is sent unsigned; the try counts as failed."""
     async with sqlite.opened() as store, receiving() as receiver:

@@ -27,6 +27,7 @@ from batchproxy.engine.policy import Judge, Policy
 from batchproxy.engine.target import Entry
 from batchproxy.jobs.store import (
     Claim,
+    Clock,
     ItemResult,
     Job,
     JobState,
@@ -48,7 +49,6 @@ CALLER = Caller(
     host="api.example.com",
     inherited=((b"host", b"api.example.com"), (b"authorization", b"secret")),
 )
-LEASE = 1.5
 QUICK = WorkSettings(poll=0.1, watch=0.1, sweep=1, first_backoff=0.01, longest_backoff=0.02, grace=5)
 
 
@@ -99,10 +99,13 @@ class Lines:
 
 
 @asynccontextmanager
-async def store_at(place: Place, passing: Passing = unnoticed, **changed: Any) -> AsyncIterator[JobStore]:
-    """On the time of the database."""
-    said = {"url": place.url, "lease": LEASE, "chunk_items": 10, **changed}
-    async with opened(StoreSettings(**said), passing=passing) as store:
+async def store_at(
+    place: Place, passing: Passing = unnoticed, ahead: Callable[[], float] = lambda: 0.0, **changed: Any
+) -> AsyncIterator[JobStore]:
+    """On the time of the database, and so many seconds ahead of it."""
+    # A lease that nobody waits for lasts longer than a worker may have to wait for the processor.
+    said = {"url": place.url, "lease": 60, "chunk_items": 10, **changed}
+    async with opened(StoreSettings(**said), clock=Clock(ahead), passing=passing) as store:
         yield store
 
 
@@ -125,18 +128,25 @@ async def submit(store: JobStore, items: Sequence[dict[str, Any]], **said: Any) 
 
 async def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """What the condition gives as soon as it gives something; it may be asynchronous."""
-    end = time.monotonic() + patience
+    return await _repeated(condition, 1.0, patience)
+
+
+async def _repeated(condition: Callable[[], Any], growth: float, patience: float) -> Any:
+    end, pause = time.monotonic() + patience, 0.01
     while time.monotonic() < end:
         found = condition()
         if asyncio.iscoroutine(found):
             found = await found
         if found:
             return found
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(pause)
+        pause = min(pause * growth, 0.1)
     raise AssertionError("it did not come to that")
 
 
 async def ended(store: JobStore, job_id: str, patience: float = PATIENCE) -> Job:
+    """The job once it has ended. It is asked less and less often: what has ended stays so, and each time costs."""
+
     async def terminal() -> Job | None:
         try:
             job = await store.jobs.get(job_id, None)
@@ -146,7 +156,7 @@ async def ended(store: JobStore, job_id: str, patience: float = PATIENCE) -> Job
             return None  # it may be away as long as the test wants that
         return job if job.is_terminal else None
 
-    job: Job = await until(terminal, patience)
+    job: Job = await _repeated(terminal, 1.2, patience)
     return job
 
 

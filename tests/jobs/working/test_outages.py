@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from batchproxy.jobs.store import Claim, Lease, Renewal, StoreCorrupt, StoreUnreachable
-from batchproxy.jobs.working import JobWorker
+from batchproxy.jobs.store import Claim, Lease, Renewal, StoreBusy, StoreCorrupt, StoreUnreachable
+from batchproxy.jobs.working import JobWorker, holds
 from batchproxy.jobs.working.outages import Outage, patiently, repeated
 from batchproxy.jobs.working.plan import Plan, Start
 from tests.engine.on_virtual_time import on_virtual_time
@@ -126,7 +126,7 @@ async def test_nothing_is_claimed_by_who_cannot_rely_on_what_he_has(
 ) -> None:
     """Else he would take his own work from himself, along with the results that wait to be committed."""
     api = Api(tmp_path)
-    async with store_at(sqlite, lease=1.5) as store:
+    async with store_at(sqlite) as store:
         renew, claim = store.claims.renew, store.claims.claim
         is_out, claimed_while_unsure = True, 0
 
@@ -144,12 +144,69 @@ async def test_nothing_is_claimed_by_who_cannot_rely_on_what_he_has(
         monkeypatch.setattr(store.claims, "claim", claiming)
         async with JobWorker(store, [Lines(api.app)], quick(concurrency=4, poll=0.01)) as worker:
             job_id = await submit(store, [post("/gated/a"), *(post(f"/items/{n}") for n in range(30))])
-            await until(lambda: api.in_flight == 1 and not worker._is_sure)
-            await until(partial(_has_passed, time.monotonic() + 0.5))
+            await until(lambda: api.in_flight == 1)
+            with monkeypatch.context() as patched:
+                patched.setattr(holds, "_USABLE", 0)
+                await until(lambda: not worker._is_sure)
+                await until(partial(_has_passed, time.monotonic() + 0.5))
             is_out = False
             api.open_gate()
             job = await ended(store, job_id)
         assert (job.counts.ok, claimed_while_unsure) == (31, 0)
+
+
+@on_a_loop
+async def test_nothing_is_begun_by_who_cannot_rely_on_what_he_has(
+    sqlite: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By his own clock: who was frozen begins nothing until the store has said what he still has."""
+    api, may = Api(tmp_path), asyncio.Event()
+    async with store_at(sqlite) as store:
+        renew = store.claims.renew
+
+        async def renewing(leases: Collection[Lease]) -> Renewal:
+            await may.wait()
+            return await renew(leases)
+
+        monkeypatch.setattr(store.claims, "renew", renewing)
+        async with JobWorker(store, [Lines(api.app)], quick(concurrency=2)):
+            items = [*(get(f"/gated/{n}") for n in range(2)), *(get(f"/items/{n}") for n in range(6))]
+            job_id = await submit(store, items)
+            await until(lambda: api.in_flight == 2)
+
+            async def is_committed() -> bool:
+                return (await store.jobs.get(job_id, None)).counts.ok == 2
+
+            with monkeypatch.context() as patched:
+                patched.setattr(holds, "_USABLE", 0)
+                api.open_gate()
+                await until(is_committed)
+                await until(partial(_has_passed, time.monotonic() + 0.3))
+                assert len(api.ledger.lines) == 2
+            may.set()
+            assert (await ended(store, job_id)).counts.ok == 8
+
+
+@on_a_loop
+async def test_what_cannot_be_given_back_is_kept(
+    sqlite: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk for which there is no place is done in its turn: else nobody would do it as long as its lease lasts."""
+    api, refused = Api(tmp_path), list[Lease]()
+
+    async def refusing(leases: Collection[Lease]) -> set[Lease]:
+        refused.extend(leases)
+        raise StoreBusy("on purpose")
+
+    async with store_at(sqlite, lease=600) as store, JobWorker(store, [Lines(api.app)], quick(concurrency=4)):
+        job_id = await submit(store, [get(f"/gated/{n}") for n in range(20)])
+        await until(lambda: api.in_flight == 4)
+        with monkeypatch.context() as patched:
+            patched.setattr(store.claims, "release", refusing)
+            await until(lambda: refused)
+        api.open_gate()
+        assert (await ended(store, job_id)).counts.ok == 20
+    assert set(api.ledger.counted.values()) == {1}
 
 
 def _has_passed(when: float) -> bool:

@@ -242,9 +242,18 @@ async def test_a_cancelled_job_ends_soon(place: Place, tmp_path: Path) -> None:
 @on_a_loop
 async def test_a_deadline_ends_a_job(place: Place, tmp_path: Path) -> None:
     """What is done stays, the rest is expired."""
-    api = Api(tmp_path)
-    async with store_at(place) as store, JobWorker(store, [Lines(api.app)], quick(concurrency=2)):
-        job_id = await submit(store, [get("/items/a"), *(get(f"/gated/{n}") for n in range(20))], deadline=1)
+    api, now = Api(tmp_path), [0.0]
+    async with (
+        store_at(place, ahead=lambda: now[0], lease=3600) as store,
+        JobWorker(store, [Lines(api.app)], quick(concurrency=2)),
+    ):
+        job_id = await submit(store, [get("/items/a"), *(get(f"/gated/{n}") for n in range(20))], deadline=1000)
+
+        async def is_begun() -> bool:
+            return (await store.jobs.get(job_id, "ann")).counts.ok == 1 and api.in_flight == 2
+
+        await until(is_begun)
+        now[0] = 1000
         job = await ended(store, job_id)
         assert (job.state, job.counts.ok, job.counts.expired) == (JobState.EXPIRED, 1, 20)
         assert job.finished_at is not None
@@ -393,7 +402,7 @@ async def test_a_worker_that_is_asked_to_stop(sqlite: Place, tmp_path: Path, mon
     api = Api(tmp_path)
     async with store_at(sqlite) as store, JobWorker(store, [Lines(api.app)], quick()) as worker:
         assert await store.workers.drain(worker.id)
-        await asyncio.wait_for(worker.asked_to_stop.wait(), 20)
+        await worker.asked_to_stop.wait()
         job_id = await submit(store, [get("/items/a")])
         async with JobWorker(store, [Lines(api.app)], quick()) as other:
             await ended(store, job_id)

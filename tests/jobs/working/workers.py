@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
@@ -14,7 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+from sqlalchemy import Select, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from batchproxy.jobs.store import Clock
+from batchproxy.jobs.store.database import Database, T, Work
+from batchproxy.jobs.store.tables import chunk, worker
 from batchproxy.jobs.working import JobWorker
 from tests.jobs import processes
 from tests.jobs.place import Place
@@ -40,14 +46,17 @@ def work(url: str, folder: Path, store: dict[str, Any], settings: dict[str, Any]
 
 async def freeze(process: ForkServerProcess, place: Place) -> None:
     """Not in the midst of a transaction: then all others would wait for it, for its locks."""
+    patience = 0.1
     while True:
         send(process, signal.SIGSTOP)
         while not _is_stopped(process):
             await asyncio.sleep(0.001)
-        if not await is_writing(place.url):
+        if not await is_writing(place.url, patience):
             return
         send(process, signal.SIGCONT)
         await asyncio.sleep(random.uniform(0.02, 0.1))  # at another moment
+        # It may have been another's, who had to wait for the processor.
+        patience = min(2 * patience, 2)
 
 
 def _is_stopped(process: ForkServerProcess) -> bool:
@@ -56,9 +65,9 @@ def _is_stopped(process: ForkServerProcess) -> bool:
     return all((each / "stat").read_text().rpartition(")")[2].split()[0] == "T" for each in tasks)
 
 
-async def is_writing(url: str) -> bool:
-    """Whether somebody is in the midst of a transaction, and stays there."""
-    return _is_locked(url) if url.startswith("sqlite") else await _is_in_transaction(url)
+async def is_writing(url: str, patience: float = 0.1) -> bool:
+    """Whether somebody is in the midst of a transaction, and stays there for so long."""
+    return _is_locked(url) if url.startswith("sqlite") else await _is_in_transaction(url, patience)
 
 
 def _is_locked(url: str) -> bool:
@@ -74,16 +83,52 @@ def _is_locked(url: str) -> bool:
         connection.close()
 
 
-async def _is_in_transaction(url: str) -> bool:
-    """Whether a transaction is there that does not end."""
+async def _is_in_transaction(url: str, patience: float) -> bool:
+    """Whether a transaction is there that does not end for so long."""
     connection = await asyncpg.connect(url)
     try:
         query = "SELECT pid, xact_start FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid()"
-        before = {tuple(row) for row in await connection.fetch(query)}
-        await asyncio.sleep(0.1)
-        return bool(before & {tuple(row) for row in await connection.fetch(query)})
+        there = {tuple(row) for row in await connection.fetch(query)}
+        end = time.monotonic() + patience
+        while there and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+            there &= {tuple(row) for row in await connection.fetch(query)}
+        return bool(there)
     finally:
         await connection.close()
+
+
+async def outlive(process: ForkServerProcess, place: Place) -> None:
+    """The leases of a worker are over, at once. Short ones would be by themselves, but also those of workers that live,
+    and have to wait for the processor."""
+
+    async def end(connection: AsyncConnection, now: float) -> None:
+        await connection.execute(update(chunk).where(chunk.c.holder.in_(_its(process))).values(due_at=now))
+
+    await _done(place, end)
+
+
+async def holds_nothing(process: ForkServerProcess, place: Place) -> bool:
+    """Whether others have all that a worker had."""
+
+    async def look(connection: AsyncConnection, now: float) -> bool:
+        held = select(chunk.c.no).where(chunk.c.holder.in_(_its(process)))
+        return (await connection.execute(held)).first() is None
+
+    return await _done(place, look)
+
+
+def _its(process: ForkServerProcess) -> Select[Any]:
+    """The ids of the process: it may have entered twice."""
+    return select(worker.c.id).where(worker.c.pid == process.pid)
+
+
+async def _done(place: Place, what: Work[T]) -> T:
+    database = Database(place.settings(), Clock())
+    try:
+        return await database.write(what)
+    finally:
+        await database.aclose()
 
 
 class Workers:
@@ -98,6 +143,10 @@ class Workers:
         process = processes.started(work, *self._given)
         self._processes.append(process)
         return process
+
+    async def kill(self, process: ForkServerProcess) -> None:
+        send(process, signal.SIGKILL)
+        await until(lambda: not process.is_alive())
 
     async def end(self, process: ForkServerProcess) -> None:
         """By SIGTERM, in an orderly way."""
