@@ -31,12 +31,18 @@ _MOST_OF_A_PATH = 2000
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _PIPE_BUF = getattr(select, "PIPE_BUF", 4096)
 _FLAGS = {
+    408: "DT",
     429: "RL",
     403: "NP",
     405: "NP",
     413: "LR",
     414: "LR",
     431: "LR",
+}
+_TOO_LARGE = "response_too_large"
+_UNREADABLE = {
+    400: {"code": "bad_request", "flags": "DPE"},
+    408: {"code": "request_timeout", "flags": "DT"},
 }
 # Of a status on a terminal, by its first digit: green, cyan, yellow, red.
 _COLOURS = {"2": "\x1b[32m", "3": "\x1b[36m", "4": "\x1b[33m", "5": "\x1b[31m"}
@@ -155,12 +161,12 @@ class AccessLog:
             _current.reset(token)
             self._write(self._line(scope, notes, seen, began))
 
-    def unreadable(self, client: str | None) -> None:
-        """A line for what was no request at all."""
+    def unreadable(self, client: str | None, status: int) -> None:
+        """A line for what was no request at all, or never a whole one."""
         line: dict[str, Any] = {"ts": _now(), "level": "info", "msg": "request", "request_id": uuid.uuid4().hex}
         if client is not None:
             line["client.address"] = client
-        self._write({**line, "http.response.status_code": 400, "code": "bad_request", "flags": "DPE"})
+        self._write({**line, "http.response.status_code": status, **_UNREADABLE[status]})
 
     def _line(self, scope: Scope, notes: Mapping[str, Any], seen: _Seen, began: float) -> dict[str, Any]:
         batch: BatchEnded | None = notes.get("batch")
@@ -189,7 +195,7 @@ class AccessLog:
                 "code": batch.code,
             }
         line |= {name: notes[name] for name in ("upstream", "address", "attempts", "code") if notes.get(name)}
-        flags = _flags(notes, status or 0, left=batch is not None and batch.client_left)
+        flags = _flags(notes, status or 0, notes.get("code"), left=batch is not None and batch.client_left)
         return {**{name: value for name, value in line.items() if value is not None}, **flags}
 
     # Observer
@@ -217,7 +223,7 @@ class AccessLog:
             "address": notes.get("address"),
             "attempts": notes.get("attempts"),
         }
-        flags = _flags(notes, result.status if result.failure is not None else 0, left=False)
+        flags = _flags(notes, result.status if result.failure is not None else 0, result.failure, left=False)
         self._write({**{name: value for name, value in line.items() if value is not None}, **flags})
 
     def batch_ended(self, event: BatchEnded) -> None:
@@ -247,11 +253,14 @@ class _Seen:
         await self._send(message)
 
 
-def _flags(notes: Mapping[str, Any], status: int, *, left: bool) -> dict[str, str]:
+def _flags(notes: Mapping[str, Any], status: int, code: str | None, *, left: bool) -> dict[str, str]:
     """Why an answer is not the upstream's, in Envoy's short words."""
     found = [notes["flags"]] if notes.get("flags") else []
     if status in _FLAGS and (status == 429 or notes.get("code") or not notes.get("upstream")):
         found.append(_FLAGS[status])
+    elif code == _TOO_LARGE and not found:
+        # By a limit of the route or of the endpoint; of that of the upstream it is told.
+        found.append("LR")
     if left:
         found.append("DC")
     return {"flags": ",".join(found)} if found else {}

@@ -57,10 +57,14 @@ def close_log(patience: float = 2.0) -> None:
         _lines.close(patience)
 
 
+_LEFT_OFF = "ASGI callable returned without completing response."
+
+
 def _is_news(record: logging.LogRecord) -> bool:
-    """An answer that broke off is raised so that the server cuts the connection; why, has been logged already."""
+    """An answer that broke off is raised so that the server cuts the connection; why, has been logged already. One that
+    nobody takes is left off, and its line in the access log says so."""
     raised = record.exc_info[0] if record.exc_info else None
-    return raised is None or raised.__name__ != "Broken"
+    return (raised is None or raised.__name__ != "Broken") and record.msg != _LEFT_OFF
 
 
 class _TextForm(logging.Formatter):

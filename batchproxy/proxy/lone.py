@@ -72,6 +72,7 @@ class LoneRequest:
                 raise
             if not self._has_left:
                 # A reader that takes nothing.
+                self._notes["flags"] = "DT"
                 self._log("client.too_slow", "it took nothing of the answer for too long")
                 raise Broken("The client took nothing of the answer for too long.") from None
             self._notes["flags"] = "DC"
@@ -81,9 +82,9 @@ class LoneRequest:
             await self._stop_watching()
         if found is None:
             return
+        self._notes["code"] = found.code
         if self._has_begun:
             raise Broken("The answer broke off.")
-        self._notes["code"] = found.code
         request_id = problem.request_id(self._notes, self._scope["headers"]).encode("ascii")
         await problem.answer(found, self._scope, self._send, more=((b"x-request-id", request_id),))
 
@@ -98,6 +99,7 @@ class LoneRequest:
                 self._receive,
                 declared=declared,
                 most=way.max_request_bytes,
+                least=way.upstream.settings.min_upload_rate,
                 patience=self._idle if timeout is None else min(self._idle, timeout),
                 ended=self._watch,
             )

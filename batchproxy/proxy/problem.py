@@ -20,6 +20,8 @@ from ..engine.model import Headers, Scope, Send
 CLOSE = (b"connection", b"close")
 """The unread rest of a body cannot be told from the next request; for HTTP/1 alone."""
 
+_LATE = "The upstream did not answer in time."
+"""There, no item is spoken of."""
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -55,7 +57,9 @@ class Final(Problem, frozen=True):
 
 
 def of(failure: Failure, detail: str = "", headers: Headers = ()) -> Problem:
-    return Problem(failure.status, failure.value, detail or f"{failure.meaning}.", headers, failure)
+    if not detail:
+        detail = _LATE if failure is Failure.TIMEOUT else f"{failure.meaning}."
+    return Problem(failure.status, failure.value, detail, headers, failure)
 
 
 async def answer(problem: Problem, scope: Scope, send: Send, *, more: Headers = ()) -> None:

@@ -155,8 +155,10 @@ class Upstream(Settings):
 
     `url` is `http://host[:port][/prefix]`, `https://…` or `unix:/path/of.sock`; `addresses` are several of them, then
     without `url`. `host` is what the upstream gets as `Host`: `preserve` the client's, `upstream` that of the address,
-    `auto` the client's over http and the address's over https, or a literal host. `transport` is `native`, `httpx`, or
-    `package.module:factory`, a function without arguments that makes an httpx transport for one address.
+    `auto` the client's over http and the address's over https, or a literal host. `min_upload_rate` is bytes a second
+    that a client has to send of a body, once it has kept us waiting for `timeouts.idle` altogether. `transport` is
+    `native`, `httpx`, or `package.module:factory`, a function without arguments that makes an httpx transport for one
+    address.
     """
 
     url: str | None = None
@@ -173,6 +175,7 @@ class Upstream(Settings):
     max_response_header_bytes: Bytes = count(64 * KiB)
     max_request_bytes: Bytes | None = optional_count(least=0)
     max_response_bytes: Bytes | None = optional_count(least=1)
+    min_upload_rate: Bytes | None = optional_count(least=1)
     retry: Retry = field(default_factory=Retry)
     circuit_breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     outlier_detection: OutlierDetection = field(default_factory=OutlierDetection)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 
 from ..engine.model import Receive
 
@@ -28,12 +29,26 @@ class BodyTimeout(Exception):
 
 
 class Upload:
-    """An iterator over a body that is still coming. Raises `ClientLeft` and `BodyTooLarge`."""
+    """An iterator over a body that is still coming. Raises `ClientLeft`, `BodyTooLarge` and `BodyTimeout`.
 
-    def __init__(self, receive: Receive, first: bytes, *, most: int | None, ended: Callable[[], None]) -> None:
+    `least` is how many bytes a second have to come, when all that the client kept us waiting is more than `patience`.
+    """
+
+    def __init__(
+        self,
+        receive: Receive,
+        first: bytes,
+        *,
+        most: int | None,
+        least: int | None = None,
+        patience: float = 0.0,
+        ended: Callable[[], None],
+    ) -> None:
         self._receive = receive
         self._first: bytes | None = first
         self._most = most
+        self._least = least
+        self._patience = patience
         self._ended = ended
         self._is_done = False
         self.size = len(first)
@@ -53,7 +68,13 @@ class Upload:
         if self._is_done:
             raise StopAsyncIteration
         self.is_waiting = True
-        message = await self._receive()
+        if self._least is None:
+            message = await self._receive()
+        else:
+            since = monotonic()
+            message = await self._receive()
+            # What the upstream kept the client waiting does not count.
+            self._patience -= monotonic() - since
         self.is_waiting = False
         if message["type"] != "http.request":
             raise ClientLeft
@@ -64,15 +85,24 @@ class Upload:
         if not message.get("more_body", False):
             self._is_done = True
             self._ended()
+        elif self._least is not None and self._patience + self.size / self._least < 0:
+            raise BodyTimeout
         return piece
 
 
 async def take(
-    receive: Receive, *, declared: int | None, most: int | None, patience: float, ended: Callable[[], None]
+    receive: Receive,
+    *,
+    declared: int | None,
+    most: int | None,
+    least: int | None = None,
+    patience: float,
+    ended: Callable[[], None],
 ) -> bytes | Upload:
     """The whole body, if it is short or already there; else an iterator over it.
 
-    `ended` is called when the last of it has come. Raises `ClientLeft`, `BodyTooLarge`, `BodyTimeout`.
+    A short one has to come within `patience`; of others `least` is the bytes a second. `ended` is called when the last
+    of it has come. Raises `ClientLeft`, `BodyTooLarge`, `BodyTimeout`.
     """
     if most is not None and declared is not None and declared > most:
         raise BodyTooLarge
@@ -96,6 +126,6 @@ async def take(
         raise BodyTimeout from None
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     if not is_last:
-        return Upload(receive, body, most=most, ended=ended)
+        return Upload(receive, body, most=most, least=least, patience=patience, ended=ended)
     ended()
     return body

@@ -150,8 +150,10 @@ class Admin:
     # Looking on
 
     async def _config(self, verbose: bool) -> Answer:
-        pending = "".join(f"# {each}\n" for each in self._reloader.pending)
-        return Answer(200, (pending + shown(self._reloader.loaded)).encode(), b"application/yaml")
+        reloader = self._reloader
+        head = "".join(f"# {key} has another value in what was read; it needs a restart\n" for key in reloader.pending)
+        text = head + shown(reloader.loaded, held=reloader.pending, start=reloader.start)
+        return Answer(200, text.encode(), b"application/yaml")
 
     async def _upstreams(self, verbose: bool) -> Answer:
         return _json(200, {"generation": self._reloader.number, "workers": await self._state()})

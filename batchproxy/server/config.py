@@ -8,17 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from .configuration.checking import Checking
-from .configuration.crossing import cross_check
+from .configuration.crossing import child, cross_check
 from .configuration.expansion import Expansion
 from .configuration.files import check_files
 from .configuration.layers import Layers
 from .configuration.located import DEFAULT, ConfigErrors, Located, Origin, Report, rendered
 from .configuration.node import Node
-from .configuration.printing import digest, shown_tree
+from .configuration.printing import Held, digest, shown_tree
 from .configuration.reading import MOST_BYTES, read
 from .configuration.schema import schema
 from .settings import Config, Server
@@ -87,17 +88,29 @@ def load(
     )
 
 
-def shown(loaded: Loaded) -> str:
-    """The merged configuration as YAML: each value with where it came from behind it, secrets masked."""
-    return shown_tree(loaded.config, loaded.tree, loaded.origins)
+def shown(loaded: Loaded, *, held: Collection[str] = (), start: Loaded | None = None) -> str:
+    """The merged configuration as YAML: each value with where it came from behind it, secrets masked.
+
+    Keys that are `held`, such as `server.listen`, are as they were at the start.
+    """
+    before = loaded if start is None else start
+    values = {
+        f"/{key.replace('.', '/')}": Held(
+            attrgetter(key)(before.config), child(before.tree, *key.split(".")), before.origins
+        )
+        for key in held
+    }
+    return shown_tree(loaded.config, loaded.tree, loaded.origins, values)
 
 
 def _cross_check(root: Node, checking: Checking, report: Report) -> None:
     """A mistake in one section hides none in the others, nor between them."""
     config, wrong = checking.partial.get(Config, (None, frozenset()))
-    if config is not None and "server" in wrong and Server in checking.partial:
-        config = replace(config, server=checking.partial[Server][0])
-    cross_check(root, config, report, wrong=wrong)
+    if config is not None:
+        if "server" in wrong and Server in checking.partial:
+            config = replace(config, server=checking.partial[Server][0])
+        config = replace(config, **{name: checking.right[name] for name in wrong & checking.right.keys()})
+    cross_check(root, config, report, wrong=wrong, partly=checking.right.keys())
 
 
 def _read(path: Path, report: Report) -> Node | None:

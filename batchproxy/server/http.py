@@ -11,18 +11,34 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator
-from typing import Any
+import sys
+from array import array
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import uvicorn
 
 from ..engine.model import ASGIApp
-from .protocols import Client, Protocol, WebSocketProtocol
+from .protocols import Protocol, Unreadable, WebSocketProtocol
 from .settings import Server as Settings
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
+_TICKS = 10
+"""Of uvicorn's, a second."""
+Unread: TypeAlias = tuple[int, int]
+"""So many bytes wait here, and so many in the system."""
 
 
 class HttpServer(uvicorn.Server):
     """A uvicorn that leaves signals to others, and whose sockets stay theirs who made them."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._unread: dict[Any, tuple[Unread, float]] = {}
+        """Connections that close when their clients have taken the rest: what that is, and since when."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -42,14 +58,44 @@ class HttpServer(uvicorn.Server):
         finally:
             cutting.cancel()
 
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS == 0:
+            self._cut_unread(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+    def _cut_unread(self, now: float) -> None:
+        """Who takes nothing any more of the last that was written for him is idle, and would stay for ever."""
+        unread: dict[Any, tuple[Unread, float]] = {}
+        for connection in list(self.server_state.connections):
+            transport = connection.transport
+            if not transport.is_closing() or transport.get_extra_info("ssl_object") is not None:
+                # Over TLS the loop itself cuts who is not done half a minute after the end.
+                continue
+            left = (transport.get_write_buffer_size(), _unacknowledged(transport))
+            before, since = self._unread.get(connection, (left, now))
+            unread[connection] = (left, since if left == before else now)
+            if now - unread[connection][1] >= self.config.timeout_keep_alive:
+                transport.abort()
+        self._unread = unread
+
     def _cut(self) -> None:
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
 
-def main_server(app: ASGIApp, settings: Settings, *, full: ASGIApp, unreadable: Callable[[Client], None]) -> HttpServer:
-    """For the requests of clients; `full` answers those beyond `max_connections`, `unreadable` is told of a client that
-    sent no HTTP."""
+def _unacknowledged(transport: asyncio.Transport) -> int:
+    """What the system has that the client has not: it takes more of us only when a good part of that is gone."""
+    if sys.platform == "win32":
+        return 0
+    found = array("i", [0])
+    with contextlib.suppress(OSError, ValueError):  # it is gone by now
+        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, found)
+    return found[0]
+
+
+def main_server(app: ASGIApp, settings: Settings, *, full: ASGIApp, unreadable: Unreadable) -> HttpServer:
+    """For the requests of clients; `full` answers those beyond `max_connections`, `unreadable` is told of clients that
+    sent no whole head, and with which status they were turned away."""
     tls: dict[str, Any] = {}
     if settings.tls_certificate is not None:
         tls = {"ssl_certfile": settings.tls_certificate, "ssl_keyfile": settings.tls_key}
@@ -97,7 +143,7 @@ def _server(app: ASGIApp, **more: Any) -> HttpServer:
 def bound(listener: Any) -> socket.socket:
     """A listening socket. Raises `OSError`."""
     if listener.descriptor is not None:
-        return socket.socket(fileno=listener.descriptor)
+        return _inherited(listener.descriptor)
     if listener.socket is not None:
         return _unix(listener.socket)
     family, kind, protocol, _, address = socket.getaddrinfo(
@@ -111,6 +157,17 @@ def bound(listener: Any) -> socket.socket:
     except BaseException:
         made.close()
         raise
+    return made
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    made = socket.socket(fileno=descriptor)
+    try:
+        made.listen(2048)
+    except OSError:
+        # One that is connected, or has no connections at all: nobody would ever come in.
+        made.close()
+        raise OSError(errno.EINVAL, "this socket cannot listen") from None
     return made
 
 

@@ -63,8 +63,8 @@ class Reloader:
         self._fleet = fleet
         self._lock = asyncio.Lock()
         self.loaded = loaded
-        self._at_start = loaded.config.server
-        self._jobs_at_start = loaded.config.jobs
+        self.start = loaded
+        """With which the process has begun."""
         self._certificate = fingerprint(_tls_files(loaded.config.server))
         self.is_closed = False
         """Set when the process stops: nothing is reloaded any more."""
@@ -108,21 +108,21 @@ class Reloader:
             logger.exception("config.failed: what the configuration names could not be made")
             return self._refused([f"{type(fault).__name__}: {fault}"])
         self.number += 1
-        warnings = [*loaded.warnings, *self._pending(loaded.config)]
-        if fingerprint(_tls_files(self._at_start)) != self._certificate:
+        warnings = [*loaded.warnings, *map(_told, self._pending(loaded.config))]
+        if fingerprint(_tls_files(self.start.config.server)) != self._certificate:
             warnings.append("server.tls_certificate or its key is another one now, and needs a restart")
         self.loaded = loaded
         return self._verdict(changed=True, warnings=warnings)
 
     @property
     def pending(self) -> list[str]:
-        """What the configuration says and the process does not do before it is started anew."""
+        """Keys whose values of now only count when the process is started anew."""
         return self._pending(self.loaded.config)
 
     def _pending(self, config: Config) -> list[str]:
         return [
-            *needs_restart(self._at_start, config.server),
-            *jobs_need_restart(self._jobs_at_start, config.jobs),
+            *needs_restart(self.start.config.server, config.server),
+            *jobs_need_restart(self.start.config.jobs, config.jobs),
         ]
 
     def _verdict(self, *, changed: bool, warnings: list[str] | None = None) -> Verdict:
@@ -152,24 +152,25 @@ def _tls_files(server: Server) -> tuple[Path, ...]:
     return tuple(Path(name) for name in (server.tls_certificate, server.tls_key) if name is not None)
 
 
+def _told(key: str) -> str:
+    return f"{key} has changed, and needs a restart"
+
+
 def needs_restart(before: Server, after: Server) -> list[str]:
-    """What a new configuration asks for that cannot be changed while the process runs."""
-    changed = [
-        name for name in _NEEDS_RESTART if _comparable(getattr(before, name)) != _comparable(getattr(after, name))
+    """Keys by which a new configuration asks for what cannot be changed while the process runs."""
+    return [
+        f"server.{name}"
+        for name in _NEEDS_RESTART
+        if _comparable(getattr(before, name)) != _comparable(getattr(after, name))
     ]
-    return [f"server.{name} has changed, and needs a restart" for name in changed]
 
 
 def jobs_need_restart(before: Jobs | None, after: Jobs | None) -> list[str]:
     """The same of the section `jobs`: the store, its worker and webhooks are those of the start."""
     if before is None or after is None:
-        return [] if before is after else ["jobs has changed, and needs a restart"]
+        return [] if before is after else ["jobs"]
     names = ("store", "worker", "webhooks")
-    return [
-        f"jobs.{name} has changed, and needs a restart"
-        for name in names
-        if getattr(before, name) != getattr(after, name)
-    ]
+    return [f"jobs.{name}" for name in names if getattr(before, name) != getattr(after, name)]
 
 
 def _comparable(value: Any) -> Any:

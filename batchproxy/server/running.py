@@ -79,10 +79,10 @@ class Process:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, _closing(send) if self.is_draining else send)
 
-    def unreadable(self, client: Client) -> None:
-        """A client sent what is not HTTP."""
+    def unreadable(self, client: Client, status: int) -> None:
+        """A client sent what is no head of HTTP, or not the whole of one."""
         if self._access_log is not None:
-            self._access_log.unreadable(None if client is None else client[0])
+            self._access_log.unreadable(None if client is None else client[0], status)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._generation.serve(scope, receive, send)

@@ -9,7 +9,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -171,8 +171,18 @@ async def fronted(
     async with scripted.upstream(script) as behind:
         upstream = Upstream(**{"url": behind.url + prefix, **settings})
         app = proxied({"api": upstream}, routes, forwarding=forwarding, entrance=entrance, endpoint=endpoint)
-        with served(app, behind, **(server or {})) as front:
+        async with beside(served(app, behind, **(server or {}))) as front:
             yield front
+
+
+@asynccontextmanager
+async def beside(running: AbstractContextManager[Front]) -> AsyncIterator[Front]:
+    """Ends it in a thread: it may have to say goodbye to an upstream or a client that is on the loop of the test."""
+    front = running.__enter__()
+    try:
+        yield front
+    finally:
+        await asyncio.to_thread(running.__exit__, None, None, None)
 
 
 @contextmanager

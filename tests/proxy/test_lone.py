@@ -17,7 +17,7 @@ from batchproxy.engine.routing import Route, RouteTable
 from batchproxy.proxy.app import ReverseProxy
 from batchproxy.proxy.lone import Broken
 from batchproxy.proxy.settings import Timeouts, Upstream
-from batchproxy.proxy.uploads import GATHERED, BodyTooLarge, ClientLeft, Upload, take
+from batchproxy.proxy.uploads import GATHERED, BodyTimeout, BodyTooLarge, ClientLeft, Upload, take
 
 from .on_a_loop import on_a_loop
 from .scripted import Peer, Script, answering, response, upstream
@@ -240,6 +240,31 @@ async def test_a_reader_that_takes_nothing() -> None:
     async with proxy(timeouts=Timeouts(idle=0.05)) as (app, _):
         with pytest.raises(Broken):
             await app(scope(), messages(NO_BODY), stuck)
+
+
+@on_a_loop
+async def test_only_the_clients_own_time_counts_for_its_rate() -> None:
+    """A body that waits for the upstream is not too slow; one that the upstream waits for is."""
+    given = 0
+
+    async def slow() -> Message:
+        nonlocal given
+        given += 1
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"a", "more_body": given < 200}
+
+    async def quick() -> Message:
+        return {"type": "http.request", "body": b"a", "more_body": True}
+
+    def upload(receive: Receive) -> Upload:
+        return Upload(receive, b"", most=None, least=1000, patience=0.5, ended=lambda: None)
+
+    taken = upload(quick)
+    for _ in range(40):
+        await asyncio.sleep(0.02)
+        assert await anext(taken) in (b"", b"a")
+    with pytest.raises(BodyTimeout):
+        [piece async for piece in upload(slow)]
 
 
 @on_a_loop

@@ -269,6 +269,28 @@ def test_a_body_that_does_not_come(length: int) -> None:
 
 
 @on_a_loop
+async def test_a_body_that_drips() -> None:
+    """With `min_upload_rate`, pauses that are short enough do not help a client that sends next to nothing."""
+
+    async def patient(peer: Peer) -> None:
+        await peer.head()
+        await peer.rest()
+
+    async with fronted(patient, timeouts=Timeouts(idle=0.5), min_upload_rate=1000) as front, client(front) as writer:
+        await writer.begin("POST", "/x", "Content-Length: 1000000")
+        received = b""
+        while not received:
+            with suppress(TimeoutError):
+                await writer.write(b"s")
+                async with asyncio.timeout(0.05):
+                    received = await writer.reader.read(1)
+        answered = parse(received + await writer.reader.read())
+        assert (answered.status, answered.json()["code"]) == (408, "request_timeout")
+        for peer in front.upstream.peers:
+            await peer.ended.wait()
+
+
+@on_a_loop
 async def test_an_answer_may_come_before_the_body() -> None:
     """An upstream that refuses an upload at its head is heard, and no more is sent to it."""
 

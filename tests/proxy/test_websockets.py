@@ -21,7 +21,7 @@ from batchproxy.engine.routing import Route, RouteTable
 from batchproxy.proxy.app import ReverseProxy
 from batchproxy.proxy.settings import TLS, Timeouts, Upstream
 
-from .fronting import Front, fronted, proxied, served
+from .fronting import Front, beside, fronted, proxied, served
 from .on_a_loop import on_a_loop
 from .scripted import Peer, response, upstream
 
@@ -48,7 +48,7 @@ async def websockets(
         port = next(iter(behind.sockets)).getsockname()[1]
         url = f"http://127.0.0.1:{port}"
         app = proxied({"api": Upstream(**{"url": url, **(settings or {})})}, routes or [Route(upstream="api")])
-        with served(app, **(server or {})) as front:
+        async with beside(served(app, **(server or {}))) as front:
             yield front
 
 
@@ -255,7 +255,8 @@ def test_upstreams_that_do_not_shake_hands(script: Any, status: int, code: str) 
 
     @on_a_loop
     async def check() -> None:
-        async with fronted(script, timeouts=Timeouts(first_byte=0.2 if script is silent else 60)) as front:
+        timeouts = Timeouts(connect=0.3, first_byte=0.2) if script is silent else Timeouts(first_byte=60)
+        async with fronted(script, timeouts=timeouts) as front:
             with pytest.raises(InvalidStatus) as refused:
                 await connected(front)
             answer = refused.value.response

@@ -134,3 +134,19 @@ def test_a_refused_reload_gives_its_reasons(tmp_path: Path) -> None:
         answer = running.asks_admin("POST", "/-/reload")
         assert answer.status == 200
         assert answer.json()["warnings"] == ["server.keep_alive has changed, and needs a restart"]
+
+
+def test_what_waits_for_a_restart_is_shown_as_it_still_is(tmp_path: Path) -> None:
+    """What is in effect is shown, whatever the file says by now; and what differs is told."""
+    text = "server: {{watch: false, keep_alive: {}, log: {{items: {}}}}}\nupstreams: {{a: {{url: 'http://127.0.0.1:9'}}}}\n"
+    with whole(tmp_path, text.format("20s", "all")) as running:
+        running.file.write_text(text.format("1s", "none").replace("false", "false, grace: 3s"), "utf-8")
+        assert running.asks_admin("POST", "/-/reload").status == 200
+        lines = running.asks_admin("GET", "/-/config").body.decode().splitlines()
+        assert [each.split()[1] for each in lines if each.startswith("#")] == ["server.keep_alive", "server.log"]
+        values = {each.split("  # ")[0] for each in lines}
+        assert {"  keep_alive: 20s", "    items: all", "  grace: 3s"} <= values
+        # Back to what it was: nothing waits any more.
+        running.file.write_text(text.format("20s", "all"), "utf-8")
+        assert running.asks_admin("POST", "/-/reload").status == 200
+        assert not running.asks_admin("GET", "/-/config").body.startswith(b"#")

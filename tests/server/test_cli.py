@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,18 @@ def run(
         )
     finally:
         os.close(broken)
+
+
+def run_here(
+    *arguments: str, stdin: bytes = b"", folder: Path | None = None, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """As `run`, in this process: to start one takes longer than what most verbs do. For what is not about streams,
+    signals and how a process ends."""
+    kept = {name: None for name in os.environ if name.startswith(("BATCHPROXY_", "NO_COLOR"))}
+    runner = CliRunner(env={**kept, **(variables or {})})
+    with chdir(folder or Path.cwd()):
+        ended = runner.invoke(command_line, arguments, stdin, prog_name="batchproxy", catch_exceptions=False)
+    return subprocess.CompletedProcess(arguments, ended.exit_code, ended.stdout_bytes, ended.stderr_bytes)
 
 
 def unprivileged() -> list[str]:
@@ -108,7 +121,9 @@ def test_help_names_verbs_and_exit_codes() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_verb_has_examples(verb: str) -> None:
     """The help of each verb shows how it is used."""
-    assert f"Examples:\n    batchproxy {verb}" in run(verb, "-h").stdout.decode().replace("echo", "batchproxy send")
+    assert f"Examples:\n    batchproxy {verb}" in run_here(verb, "-h").stdout.decode().replace(
+        "echo", "batchproxy send"
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +132,7 @@ def test_each_verb_has_examples(verb: str) -> None:
 def test_wrong_usage_is_2(arguments: tuple[str, ...], tmp_path: Path) -> None:
     """Wrong usage ends with 2, says why on stderr, and a file in the folder is never taken unasked."""
     (tmp_path / "batchproxy.yaml").write_text(CONFIG, "utf-8")
-    done = run(*arguments, folder=tmp_path)
+    done = run_here(*arguments, folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr
 
@@ -140,13 +155,13 @@ def test_missing_extra_says_what_to_install() -> None:
 def test_where_an_upstream_was_named() -> None:
     """The flag, or the variable that stands for it; in errors as well."""
     url = "http://127.0.0.1:9"
-    by_flag = run("check", "--print", "--upstream", url, variables={"BATCHPROXY_UPSTREAM": "http://other:9"})
+    by_flag = run_here("check", "--print", "--upstream", url, variables={"BATCHPROXY_UPSTREAM": "http://other:9"})
     assert f"url: {url}  # flag --upstream\n".encode() in by_flag.stdout
-    by_variable = run("check", "--print", variables={"BATCHPROXY_UPSTREAM": url})
+    by_variable = run_here("check", "--print", variables={"BATCHPROXY_UPSTREAM": url})
     assert f"url: {url}  # environment BATCHPROXY_UPSTREAM\n".encode() in by_variable.stdout
-    several = run("check", "--print", variables={"BATCHPROXY_UPSTREAM": f"a={url} b=http://127.0.0.1:8"})
+    several = run_here("check", "--print", variables={"BATCHPROXY_UPSTREAM": f"a={url} b=http://127.0.0.1:8"})
     assert several.stdout.count(b"# environment BATCHPROXY_UPSTREAM\n") == 6
-    wrong = run("check", variables={"BATCHPROXY_UPSTREAM": "ftp://x"})
+    wrong = run_here("check", variables={"BATCHPROXY_UPSTREAM": "ftp://x"})
     assert wrong.stderr.startswith(b"environment BATCHPROXY_UPSTREAM: error: ")
 
 
@@ -160,7 +175,7 @@ def test_check(file: Path, tmp_path: Path) -> None:
     done = run("check", "-c", str(wrong))
     assert (done.returncode, done.stdout) == (78, b"")
     assert b"wrong.yaml:1:1: error:" in done.stderr
-    assert json.loads(run("check", "-c", str(wrong), "--format", "json").stdout)[0]["line"] == 1
+    assert json.loads(run_here("check", "-c", str(wrong), "--format", "json").stdout)[0]["line"] == 1
     unreachable = run("check", "-c", str(file), "--connect")
     assert (unreachable.returncode, b"api: http://127.0.0.1:9: failed" in unreachable.stderr) == (1, True)
 
@@ -168,9 +183,9 @@ def test_check(file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [(), ("--minimal",)])
 def test_the_starter_file_is_right(options: tuple[str, ...], tmp_path: Path) -> None:
     """What `init` writes passes `check`, and is not written over."""
-    assert run("init", *options, folder=tmp_path).returncode == 0
-    assert run("check", "-c", "batchproxy.yaml", folder=tmp_path).returncode == 0
-    assert run("init", *options, folder=tmp_path).returncode == 1
+    assert run_here("init", *options, folder=tmp_path).returncode == 0
+    assert run_here("check", "-c", "batchproxy.yaml", folder=tmp_path).returncode == 0
+    assert run_here("init", *options, folder=tmp_path).returncode == 1
 
 
 @pytest.mark.parametrize(
@@ -185,15 +200,55 @@ def test_the_starter_file_is_right(options: tuple[str, ...], tmp_path: Path) -> 
 )
 def test_routes_match(method: str, path: str, code: int, told: str, file: Path) -> None:
     """The verdict is that of the running proxy: 0 with the target, or 1 with the reason."""
-    done = run("routes", "-c", str(file), "--match", method, path)
+    done = run_here("routes", "-c", str(file), "--match", method, path)
     assert (done.returncode, done.stderr) == (code, b"")
     assert told in done.stdout.decode()
+
+
+RULED = """\
+upstreams: {api: {url: "http://127.0.0.1:9", max_in_flight: 7, timeouts: {total: 90s}}}
+routes:
+  - {path: /keyed, upstream: api, require_headers: [X-Key, Host]}
+  - path: /ruled
+    upstream: api
+    deny: [DELETE /ruled/*, /ruled/y]
+    allow: [/ruled/z]
+    serial: true
+    timeout: 1500ms
+    max_request_bytes: 1MiB
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "told"),
+    [
+        ("GET", "/keyed/x", ["by the route * /keyed: A header", "because: `require_headers` holds X-Key\n"]),
+        ("DELETE", "/ruled/y/", ["because: `deny` holds DELETE /ruled/*\nbecause: `deny` holds /ruled/y\n"]),
+        ("GET", "/ruled/x", ["by the route * /ruled: The rules", "because: nothing in `allow` fits\n"]),
+        (
+            "GET",
+            "/ruled/z",
+            [
+                "upstream: api, connect 2s, first_byte 10s, idle 1m, total 90s, max_in_flight 7\n",
+                "serial: true\ntimeout: 1.5s\nmax_request_bytes: 1MiB\n",
+            ],
+        ),
+    ],
+)
+def test_routes_match_says_what_clients_are_not_told(method: str, path: str, told: list[str], tmp_path: Path) -> None:
+    """Which route it is, which rule or header, and what the upstream bounds."""
+    config = tmp_path / "rules.yaml"
+    config.write_text(RULED, "utf-8")
+    done = run_here("routes", "-c", str(config), "--match", method, path)
+    assert (done.returncode, done.stderr) == (0 if path == "/ruled/z" else 1, b"")
+    for each in told:
+        assert each in done.stdout.decode()
 
 
 @pytest.mark.parametrize("kind", ["config", "batch"])
 def test_schema_is_json(kind: str) -> None:
     """Both schemas are JSON on stdout."""
-    assert isinstance(json.loads(run("schema", "--kind", kind).stdout), dict)
+    assert isinstance(json.loads(run_here("schema", "--kind", kind).stdout), dict)
 
 
 # Sending
@@ -205,8 +260,8 @@ def test_send() -> None:
         target = ("--url", f"{server.url}/batch")
         fine = run("send", "-", *target, stdin=b'[{"path": "/a"}]', variables={"FORCE_COLOR": "1"})
         failed = run("send", "-", *target, "--stream", stdin=b'{"requests": [{"path": "/a"}, {"path": "/fails"}]}')
-        whole = run("send", "-", *target, "--json", stdin=b'[{"path": "/a"}]')
-        refused = run("send", "-", *target, stdin=b'[{"path": "/a", "\\u001b[2J": 1}]')
+        whole = run_here("send", "-", *target, "--json", stdin=b'[{"path": "/a"}]')
+        refused = run_here("send", "-", *target, stdin=b'[{"path": "/a", "\\u001b[2J": 1}]')
     assert (fine.returncode, fine.stderr) == (0, b"1 item, 1 succeeded, 0 failed\n")
     assert b"/a" in fine.stdout
     assert b"\x1b" not in fine.stdout
@@ -221,14 +276,14 @@ def test_send_without_an_answer_is_5() -> None:
     """Nobody there, or somebody who does not answer batches: 5."""
     with serve(app) as server:
         assert run("send", "-", "--url", server.url, stdin=b"[]").returncode == 5
-    done = run("send", "-", "--url", server.url, stdin=b"[]")
+    done = run_here("send", "-", "--url", server.url, stdin=b"[]")
     assert (done.returncode, done.stdout) == (5, b"")
 
 
 def test_send_as_curl_is_quoted() -> None:
     """`--curl` prints a command that a shell reads as the same words, and sends nothing."""
     body = b"""[{"path": "/it's $HOME"}]"""
-    done = run("send", "-", "--curl", "-H", "X-A: b", stdin=body)
+    done = run_here("send", "-", "--curl", "-H", "X-A: b", stdin=body)
     words = subprocess.run(
         ["sh", "-c", done.stdout.decode().replace("curl", "printf '%s\\n'", 1)],
         capture_output=True,
@@ -246,14 +301,14 @@ def test_healthcheck_and_reload() -> None:
     """Health is 0 or 1; a reload is 0, 78 with the errors, or 1; nothing from outside rules the terminal."""
     with serve(app) as server:
         admin = ("--admin", f"{server.host}:{server.port}")
-        assert run("healthcheck", *admin).returncode == 0
-        unready = run("healthcheck", "--ready", *admin)
+        assert run_here("healthcheck", *admin).returncode == 0
+        unready = run_here("healthcheck", "--ready", *admin)
         wrong = run("reload", *admin)
-        right = run("reload", *admin, variables={"BATCHPROXY_TOKEN": "right"})
+        right = run_here("reload", *admin, variables={"BATCHPROXY_TOKEN": "right"})
     assert (unready.returncode, unready.stderr) == (1, b"batchproxy: 503: draining\\x1b[2J\n")
     assert (wrong.returncode, b"\x1b" in wrong.stderr, b"a.yaml:1:2: error: no\n" in wrong.stderr) == (78, False, True)
     assert (right.returncode, right.stdout) == (0, b"abc\n")
-    assert run("reload", *admin).returncode == 1
+    assert run_here("reload", *admin).returncode == 1
 
 
 def test_a_file_says_where_to_ask(tmp_path: Path) -> None:
@@ -291,7 +346,7 @@ def test_serve_starts_from_a_file_and_ends_orderly(tmp_path: Path) -> None:
 
 def test_version() -> None:
     """`version`, `--version` and `version --verbose` begin with the same line."""
-    plain, flag, verbose = run("version"), run("--version"), run("version", "--verbose")
+    plain, flag, verbose = run("version"), run_here("--version"), run_here("version", "--verbose")
     assert plain.stdout == flag.stdout
     assert verbose.stdout.startswith(plain.stdout)
     assert b"\nuvicorn " in verbose.stdout
@@ -303,7 +358,7 @@ def test_version() -> None:
 @pytest.mark.parametrize("words", [("/users/7",), ("GET", "-H", "a:b"), ("/users/7", "GET"), ("users/7", "/users/7")])
 def test_routes_without_a_method_says_what_was_expected(words: tuple[str, ...], file: Path) -> None:
     """A method alone, a path alone or both in the wrong order: 2, with an example that works; no flag is swallowed."""
-    done = run("routes", "--match", *words, "-c", str(file))
+    done = run_here("routes", "--match", *words, "-c", str(file))
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"expected a method and a path, such as --match GET /users/7\n" in done.stderr
 
@@ -336,7 +391,7 @@ def test_what_is_expected_of_a_url(url: str, example: str, capsys: pytest.Captur
 def test_a_url_without_a_scheme_is_wrong_usage() -> None:
     """2, before anything is read or sent; not a failure to get an answer."""
     for options in ((), ("--curl",)):
-        done = run("send", "missing.json", "--url", "localhost:8080/batch", *options)
+        done = run_here("send", "missing.json", "--url", "localhost:8080/batch", *options)
         assert (done.returncode, done.stdout) == (2, b"")
         assert done.stderr.startswith(b"batchproxy: --url localhost:8080/batch: expected http://")
 
@@ -357,7 +412,7 @@ def test_a_url_without_a_scheme_is_wrong_usage() -> None:
 def test_an_address_that_answers_no_batches(path: str, options: tuple[str, ...], told: str, elsewhere: str) -> None:
     """5, with who answered what; a password in the URL is not repeated, and a terminal obeys nothing."""
     url = elsewhere.replace("//", "//user:password@") + path
-    done = run("send", "-", "--url", url, *options, stdin=b'[{"path": "/a"}]')
+    done = run_here("send", "-", "--url", url, *options, stdin=b'[{"path": "/a"}]')
     assert (done.returncode, done.stdout) == (5, b"")
     answered = told.format(", which is not the answer to a batch")
     assert done.stderr.decode() == f"batchproxy: {elsewhere.replace('//', '//…@')}{path}: answered {answered}\n"
@@ -365,7 +420,7 @@ def test_an_address_that_answers_no_batches(path: str, options: tuple[str, ...],
 
 def test_a_stream_that_breaks_off(elsewhere: str) -> None:
     """What came is printed; 5, and that the rest is missing."""
-    done = run("send", "-", "--url", f"{elsewhere}/broken", "--stream", stdin=b'[{"path": "/a"}, {"path": "/b"}]')
+    done = run_here("send", "-", "--url", f"{elsewhere}/broken", "--stream", stdin=b'[{"path": "/a"}, {"path": "/b"}]')
     assert (done.returncode, done.stdout.split()[:3]) == (5, [b"0", b"GET", b"/a"])
     assert (
         done.stderr == f"batchproxy: {elsewhere}/broken: the answer broke off: it ended before its summary\n".encode()
@@ -421,7 +476,7 @@ def test_bad_config_files(bad_file: tuple[str, Path]) -> None:
     kind, path = bad_file
     told = TOLD | {"empty": ":1:1: error: there is no upstream", "binary": ":1:1: error: this is not text in UTF-8"}
     for verb in ("check", "serve", "routes") if kind in ("directory", "unreadable") else ("check",):
-        done = run(verb, "-c", str(path), as_anybody=True)
+        done = run(verb, "-c", str(path), as_anybody=True) if kind == "unreadable" else run_here(verb, "-c", str(path))
         assert (done.returncode, done.stdout) == (78, b"")
         assert done.stderr.decode().startswith(str(path))
         assert told[kind] in done.stderr.decode()
@@ -435,16 +490,16 @@ def test_bad_batch_files(bad_file: tuple[str, Path]) -> None:
         "empty": "is empty: expected a batch, or a list of items, in JSON",
         "binary": "is not text in UTF-8: expected a batch, or a list of items, in JSON",
     }
-    done = run("send", str(path), as_anybody=True)
+    done = run("send", str(path), as_anybody=True) if kind == "unreadable" else run_here("send", str(path))
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.decode() == f"batchproxy: {path} {told[kind]}\n"
     if kind in ("empty", "binary"):
-        assert run("send", "-", stdin=path.read_bytes()).stderr.decode() == f"batchproxy: stdin {told[kind]}\n"
+        assert run_here("send", "-", stdin=path.read_bytes()).stderr.decode() == f"batchproxy: stdin {told[kind]}\n"
 
 
 def test_a_batch_as_windows_writes_it() -> None:
     """A byte order mark before a list of items is no part of the batch."""
-    done = run("send", "-", "--curl", stdin=b'\xef\xbb\xbf[{"path": "/a"}]\r\n')
+    done = run_here("send", "-", "--curl", stdin=b'\xef\xbb\xbf[{"path": "/a"}]\r\n')
     assert (done.returncode, b"\xef\xbb\xbf" in done.stdout) == (0, False)
     assert b'{"requests": [{"path": "/a"}]}' in done.stdout
 
@@ -461,7 +516,7 @@ def test_a_batch_as_windows_writes_it() -> None:
 def test_init_where_nothing_can_be_written(name: str, told: str, tmp_path: Path) -> None:
     """1, with what is in the way, which stays as it is."""
     (tmp_path / "there.yaml").write_text("mine", "utf-8")
-    done = run("init", str(tmp_path / name))
+    done = run_here("init", str(tmp_path / name))
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.decode() == f"batchproxy: {tmp_path / name} {told}\n"
     assert (tmp_path / "there.yaml").read_text("utf-8") == "mine"

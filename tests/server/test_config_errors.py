@@ -234,6 +234,7 @@ def test_what_works_but_hardly_as_meant_is_a_warning(tmp_path: Path, text: str, 
     [
         ("upstreams: {a: {url: 'https://x', tls: {insecure_skip_verify: true}}}\n", "of `a` are not verified"),
         ("upstreams: {a: {url: 'http://x', max_in_flight: 200}}\n", "`max_in_flight` is more than `max_connections`"),
+        ("upstreams: {a: {url: 'http://x', min_upload_rate: 2MiB}}\n", "bytes a second"),
         (UPSTREAM + "endpoints: [{concurrency: 3000}]\n", "`concurrency` is more than `server.max_in_flight`"),
     ],
 )
@@ -355,3 +356,32 @@ def test_a_mistake_in_one_section_hides_none_in_another(tmp_path: Path) -> None:
     with pytest.raises(ConfigErrors) as errors:
         load(file, environment={})
     assert [each.line for each in errors.value.errors] == [1, 2, 4, 6, 6]
+
+
+def test_a_wrong_member_hides_none_between_others(tmp_path: Path) -> None:
+    """Routes, endpoints and upstreams that are right are compared with each other all the same."""
+    text = """\
+    server: {listen: "127.0.0.1:8080"}
+    upstreams:
+      loop: {url: "http://127.0.0.1:8080"}
+      bad: {url: nowhere}
+      api: {url: "http://127.0.0.1:9000", timeouts: {total: 1s, connect: 5s}}
+    routes:
+      - {path: /a, upstream: api, timeout: soon}
+      - {path: /b, upstream: api}
+      - {path: /b/, upstream: loop}
+      - {path: /c, upstream: bad}
+    endpoints:
+      - {path: /one, concurrency: many}
+      - {path: /two, max_item_bytes: 2MiB, max_batch_bytes: 1MiB}
+      - {path: /two}
+    """
+    found = errors(tmp_path, text)
+    assert [each.line for each in found] == [3, 4, 5, 7, 9, 12, 13, 14]
+
+
+def test_names_are_not_missed_among_what_is_wrong_itself(tmp_path: Path) -> None:
+    """An endpoint that is wrong is there, though nobody knows yet as what."""
+    text = UPSTREAM + "endpoints: [{path: /one, concurrency: many}]\njobs: {endpoints: [/one], anonymous: true}\n"
+    [error] = errors(tmp_path, text)
+    assert "expected a whole number" in error.message

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,6 +89,28 @@ def test_what_is_no_http_has_a_line(behind: Held, running: Whole) -> None:
     assert "url.path" not in found
 
 
+def test_who_does_not_finish_a_head_is_told_and_logged(behind: Held, tmp_path: Path) -> None:
+    """Of whichever request of a connection it is; one that says nothing at all is closed without a word."""
+    config = CONFIG.format(url=behind.url, keep_alive="30s").replace("header_timeout: 30s", "header_timeout: 2s")
+    with whole(tmp_path, config) as running:
+        beginnings = [b"", b"G", b"GET /half HTTP/1.1\r\nHost: a\r\nX"]
+        clients = [behind.sends(running.server, each) for each in beginnings]
+        answers = [rest(each) for each in clients]
+        second = behind.sends(running.server, b"GET /refused HTTP/1.1\r\nHost: a\r\n\r\nGET /second")
+        whole_answer, _, late = rest(second).rpartition(b"HTTP/1.1 ")
+        assert answers[0] == b""
+        for answer in (*answers[1:], b"HTTP/1.1 " + late):
+            told = parse(answer)
+            assert (told.status, told.header("connection")) == (408, "close")
+        assert parse(whole_answer).status == 403
+        running.process.terminate()
+        running.ended()
+        found = [each for each in running.lines if each["http.response.status_code"] == 408]
+        assert [(each["code"], each["flags"]) for each in found] == [("request_timeout", "DT")] * 3
+        assert found[0]["client.address"] == "127.0.0.1"
+        assert "url.path" not in found[0]
+
+
 def test_garbage_behind_a_request_does_not_end_up_in_its_answer(behind: Held, running: Whole) -> None:
     """The answer that is on its way is given as it is, and nothing after it."""
     client = behind.sends(running.server, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -99,6 +124,27 @@ def test_garbage_behind_a_request_does_not_end_up_in_its_answer(behind: Held, ru
     source.sendall(b"a" * 300)
     assert parse(received + rest(client)).body == b"a" * 400
     assert line(running, flags="DPE")
+
+
+@pytest.mark.parametrize(("behind_it", "status"), [(b"\x00 garbage\r\n\r\n", 400), (b"GET /half HTTP/1.1\r\nX: ", 408)])
+def test_what_is_no_head_behind_a_request_has_one_line(
+    behind_it: bytes, status: int, behind: Held, tmp_path: Path
+) -> None:
+    """However long the answer to the request takes, and whatever still comes."""
+    config = CONFIG.format(url=behind.url, keep_alive="30s").replace("header_timeout: 30s", "header_timeout: 1s")
+    with whole(tmp_path, config.replace("max_connections: 1", "max_connections: 9")) as running:
+        client = behind.sends(running.server, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + behind_it)
+        source = behind.takes()
+        for _ in range(2):
+            # Whoever comes later is turned away later.
+            assert parse(rest(behind.sends(running.server, b"GET /late"))).status == 408
+            client.sendall(b"T")
+        source.sendall(response(b"whole"))
+        assert parse(rest(client)).body == b"whole"
+        running.process.terminate()
+        running.ended()
+        statuses = [each["http.response.status_code"] for each in running.lines if "url.path" not in each]
+        assert sorted(statuses) == sorted([status, 408, 408])
 
 
 def test_a_body_that_turns_to_garbage_cuts_its_answer(behind: Held, running: Whole) -> None:
@@ -126,6 +172,31 @@ NO_HANDSHAKES = {
 def test_what_is_no_handshake_is_refused(kind: str, behind: Held, running: Whole) -> None:
     """At once, and the connection is closed."""
     assert parse(rest(behind.sends(running.server, NO_HANDSHAKES[kind]))).status == 400
+
+
+def test_a_websocket_that_is_refused_is_no_error(behind: Held, running: Whole) -> None:
+    """The client has its answer, and the log of the process nothing: anybody could fill it."""
+    handshake = request("GET", "/refused", HANDSHAKE).replace(b"Connection: close", b"Connection: Upgrade")
+    assert parse(rest(behind.sends(running.server, handshake))).status == 403
+    assert line(running, **{"url.path": "/refused"})["flags"] == "NP"
+    assert [each for each in running.log if each["level"] == "error"] == []
+
+
+def test_a_websocket_over_a_used_connection_stays(behind: Held, tmp_path: Path) -> None:
+    """The time for idle connections is not for what has become a websocket."""
+    config = CONFIG.format(url=behind.url, keep_alive="4s").replace("max_connections: 1", "max_connections: 9")
+    with whole(tmp_path, config) as running:
+        refused = b"GET /refused HTTP/1.1\r\nHost: a\r\n\r\n"
+        client = behind.sends(running.server, refused)
+        received = client.recv(65536)
+        while b"forbidden" not in received:
+            received += client.recv(65536)
+        client.sendall(request("GET", "/x", HANDSHAKE).replace(b"Connection: close", b"Connection: Upgrade"))
+        source = behind.takes()
+        # Whoever was idle later is closed later.
+        assert b" 403 " in rest(behind.sends(running.server, refused))
+        source.sendall(response(b"no websocket"))
+        assert client.recv(65536).startswith(b"HTTP/1.1 ")
 
 
 def test_an_upgrade_of_another_method_is_an_ordinary_request(behind: Held, running: Whole) -> None:
@@ -193,6 +264,43 @@ def test_a_killed_process_leaves_no_answer_that_looks_whole(behind: Held, runnin
 
 
 # After an answer
+
+
+def test_who_takes_nothing_of_an_answer_keeps_no_connection(behind: Held, tmp_path: Path) -> None:
+    """The answer is cut, and so is the connection, though what was written for it has never gone out."""
+    config = CONFIG.replace("url: '{url}'", "url: '{url}', timeouts: {{idle: 2s}}")
+    with whole(tmp_path, config.format(url=behind.url, keep_alive="1s")) as running:
+        before = running.descriptors
+        client = behind.sends(running.server, request("GET", "/"))
+        source = behind.takes()
+        source.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        with suppress(OSError):
+            while True:
+                source.sendall(bytes(65536))
+        source.close()
+        deadline = time.monotonic() + PATIENCE
+        while running.descriptors > before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert running.descriptors <= before
+        client.close()
+        assert line(running, flags="DT")["http.response.status_code"] == 200
+
+
+@pytest.mark.parametrize("accepted", ["application/json", "application/x-ndjson"])
+def test_who_takes_nothing_of_a_batch_has_left(accepted: str, behind: Held, tmp_path: Path) -> None:
+    """That is no error of ours, and its line says why the answer was no success."""
+    config = CONFIG.format(url=behind.url, keep_alive="30s") + "endpoints: [{path: /batch, write_timeout: 1s}]\n"
+    with whole(tmp_path, config) as running:
+        batch = json.dumps({"requests": [{"path": "/a"}] * 3}).encode()
+        headers = [("Content-Type", "application/json"), ("Accept", accepted)]
+        with behind.sends(running.server, request("POST", "/batch", headers, batch)):
+            for _ in range(3):
+                behind.takes().sendall(response(b"x" * 8_000_000, b"content-type: text/plain"))
+            deadline = time.monotonic() + PATIENCE
+            while not running.lines and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert line(running, msg="batch")["flags"] == "DC"
+        assert [each for each in running.log if each["level"] == "error"] == []
 
 
 @pytest.mark.parametrize("last", [b"x" * 5, b"x"], ids=["all", "some"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 from batchproxy.observe.logs import Lines, access_log, as_json, as_text, printable
 from tests.faults.whole import Whole, whole
 from tests.proxy.on_a_loop import on_a_loop
-from tests.proxy.scripted import Peer, response, upstream
+from tests.proxy.scripted import Peer, Script, response, upstream
+from tests.serving import PATIENCE, request
 
 CONFIG = """
 server: {{watch: false, log: {{items: {items}, access: {access}}}}}
@@ -23,7 +25,13 @@ upstreams: {{api: {{url: '{url}'}}}}
 
 
 async def lines(
-    folder: Path, work: Callable[[Whole], object], *, items: str = "failed", access: str = "true"
+    folder: Path,
+    work: Callable[[Whole], object],
+    *,
+    items: str = "failed",
+    access: str = "true",
+    config: str = CONFIG,
+    script: Script | None = None,
 ) -> list[dict[str, Any]]:
     """What is on standard output when the work is done, in front of an upstream that has nothing at `/missing`."""
 
@@ -33,13 +41,13 @@ async def lines(
             await peer.write(response(status=b"404 Not Found" if is_missing else b"200 OK"))
 
     def run(url: str) -> list[dict[str, Any]]:
-        with whole(folder, CONFIG.format(items=items, access=access, url=url)) as running:
+        with whole(folder, config.format(items=items, access=access, url=url)) as running:
             work(running)
             running.process.terminate()
             assert running.ended() == 0
             return running.lines
 
-    async with upstream(answers) as behind:
+    async with upstream(script or answers) as behind:
         return await asyncio.to_thread(run, behind.url)
 
 
@@ -89,6 +97,46 @@ async def test_nothing_secret_is_written(tmp_path: Path) -> None:
 async def test_the_access_log_can_be_off(tmp_path: Path) -> None:
     """Then standard output stays empty."""
     assert await lines(tmp_path, lambda running: running.ask("GET", "/"), access="false") == []
+
+
+LIMITED = """
+server: {{watch: false, log: {{items: {items}, access: {access}}}}}
+upstreams: {{api: {{url: '{url}'}}}}
+routes: [{{path: /, upstream: api, max_response_bytes: 8}}]
+"""
+
+
+@on_a_loop
+async def test_a_limit_of_the_route_has_its_flag(tmp_path: Path) -> None:
+    """Refused at its head or cut in its midst: then only the line says that it was no success."""
+
+    async def answers(peer: Peer) -> None:
+        while head := await peer.request():
+            if b"/late" in head:
+                await peer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+                await may_go_on.wait()
+                await peer.write(b"6\r\n it is\r\n0\r\n\r\n")
+            else:
+                await peer.write(response(b"too large"))
+
+    def work(running: Whole) -> None:
+        running.ask("GET", "/early")
+        running.batch(get("/item"))
+        with socket.create_connection((running.server.host, running.server.port), timeout=PATIENCE) as client:
+            client.sendall(request("GET", "/late"))
+            received = b""
+            while not received.endswith(b"half\r\n"):
+                received += client.recv(65536)
+            loop.call_soon_threadsafe(may_go_on.set)
+            while client.recv(65536):
+                pass
+
+    loop, may_go_on = asyncio.get_running_loop(), asyncio.Event()
+    found = await lines(tmp_path, work, config=LIMITED, script=answers)
+    told = {each["url.path"]: each for each in found}
+    assert {told[path]["flags"] for path in ("/early", "/item", "/late")} == {"LR"}
+    assert {told[path]["code"] for path in ("/early", "/item", "/late")} == {"response_too_large"}
+    assert told["/late"]["http.response.status_code"] == 200
 
 
 RECORD = {"ts": "2026-01-01T10:11:12.123Z", "msg": "request", "http.request.method": "GET", "duration_ms": 1.25}

@@ -6,6 +6,7 @@ Asks the code that decides at run time, the judge of batches and the ways of the
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +17,10 @@ from .speaking import Code, console, data, escaped, fail
 
 if TYPE_CHECKING:
     from ...endpoint import Endpoint
-    from ...engine.routing import RouteTable
+    from ...engine.paths import Segments
+    from ...engine.routing import Route, RouteTable
     from ...proxy.problem import Problem
+    from ...proxy.settings import Upstream
     from ...proxy.ways import Way
     from ..openai_settings import OpenAI
     from ..settings import Config
@@ -88,7 +91,7 @@ def _table(config: Config) -> None:
         upstream = config.upstreams[route.upstream]
         addresses = [upstream.url] if upstream.url is not None else upstream.addresses
         taken = "strip " if route.strip_prefix else ""
-        limits = [f"{name}={getattr(route, name)}" for name in _CAPS if getattr(route, name) not in (None, False)]
+        limits = [f"{name}={value}" for name, value in _caps(route)]
         row = (
             route.host or "*", route.path, route.upstream, " ".join(map(str, addresses)),
             "any" if route.methods is None else " ".join(route.methods),
@@ -109,6 +112,7 @@ async def _matched(
     config: Config, endpoint: Endpoint | OpenAI, method: str, path: str, host: str, headers: list[tuple[bytes, bytes]]
 ) -> bool:
     """Prints what becomes of an item; whether it would be sent."""
+    from ...engine.paths import readings_of_servers
     from ...engine.routing import RouteTable
     from ...proxy.upstream import LiveUpstream
     from ...proxy.ways import Ways
@@ -128,7 +132,8 @@ async def _matched(
     if isinstance(verdict, tuple):
         _say_way(*verdict, endpoint)
         return True
-    _say_problem(verdict)
+    paths = readings_of_servers(read[0])
+    _say_problem(verdict, table.find(host, paths), method, paths, fields)
     return False
 
 
@@ -166,20 +171,61 @@ def _say_way(way: Way, target: bytes, endpoint: Endpoint | OpenAI) -> None:
     route, settings = way.route, way.upstream.settings
     addresses = [settings.url] if settings.url is not None else settings.addresses
     data(f"route: {escaped(route.host or '*')} {escaped(route.path)}")
-    data(f"upstream: {escaped(way.upstream.name)}")
+    data(f"upstream: {escaped(way.upstream.name)}, {_limits(settings)}")
     for url in addresses:
         location = located(url)
         data(f"address: {escaped(location.origin)}")
         data(f"target: {escaped((location.prefix + target).decode('latin-1'))}")
-    for name in _CAPS:
-        value = getattr(route, name)
-        if value not in (None, False):
-            data(f"{name}: {value}")
+    for name, value in _caps(route):
+        data(f"{name}: {value}")
     if isinstance(endpoint, Endpoint):
         data(f"endpoint: {endpoint.path}, item_timeout {endpoint.item_timeout:g} s, concurrency {endpoint.concurrency}")
     else:
         data(f"endpoint: {endpoint.path}, {endpoint.dialect}")
 
 
-def _say_problem(problem: Problem) -> None:
-    data(f"refused: {problem.status} {problem.code} by the route: {escaped(problem.detail)}")
+def _caps(route: Route) -> list[tuple[str, str]]:
+    """What a route bounds, as the file has it."""
+    from ..configuration.printing import shown_value
+    from ..configuration.shapes import keys
+
+    known = keys(type(route))
+    values = [(name, getattr(route, name)) for name in _CAPS]
+    return [(name, shown_value(known[name].shape, value)) for name, value in values if value not in (None, False)]
+
+
+def _limits(upstream: Upstream) -> str:
+    from ..configuration.units import shown_duration
+
+    timeouts = upstream.timeouts
+    times = {name: getattr(timeouts, name) for name in ("connect", "first_byte", "idle", "total")}
+    told = [f"{name} {shown_duration(value)}" for name, value in times.items() if value is not None]
+    return ", ".join([*told, f"max_in_flight {upstream.max_in_flight}"])
+
+
+def _say_problem(
+    problem: Problem, route: Route | None, method: str, paths: tuple[Segments, ...], headers: list[tuple[bytes, bytes]]
+) -> None:
+    if route is None:
+        data(f"refused: {problem.status} {problem.code} by the routes: {escaped(problem.detail)}")
+        return
+    name = f"{escaped(route.host or '*')} {escaped(route.path)}"
+    data(f"refused: {problem.status} {problem.code} by the route {name}: {escaped(problem.detail)}")
+    for each in _reasons(problem.code, route, method, paths, {name for name, _ in headers}):
+        data(f"because: {escaped(each)}")
+
+
+def _reasons(code: str, route: Route, method: str, paths: tuple[Segments, ...], headers: set[bytes]) -> Iterator[str]:
+    """What clients are not told: which rules, or which headers."""
+    from ...engine.paths import without_trailing_slash
+
+    if code == "header_missing":
+        yield from (
+            f"`require_headers` holds {each}" for each in route.require_headers if each.lower().encode() not in headers
+        )
+    if code != "forbidden":
+        return
+    ends = [without_trailing_slash(path) for path in paths]
+    rules = zip(route.deny, route.deny_rules, strict=True)
+    denied = [f"`deny` holds {text}" for text, rule in rules if any(rule.matches(method, each) for each in ends)]
+    yield from denied or ["nothing in `allow` fits"]

@@ -2,48 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
 from .configured import ConfigFile, Upstreams, loader
 from .speaking import Code, fail
 
+# Their variables are those of the configuration, and read with it.
+Listen: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="host:port, [v6]:port, unix:/path.sock or fd:3; 127.0.0.1:8080 unless the file says otherwise."
+        " [env var: BATCHPROXY_SERVER__LISTEN]",
+    ),
+]
+Admin: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="The admin listener: health, state, reload; or off. [env var: BATCHPROXY_SERVER__ADMIN]",
+    ),
+]
+Workers: TypeAlias = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Processes; limits are per worker. [env var: BATCHPROXY_SERVER__WORKERS]"),
+]
+LogLevel: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="LEVEL", help="debug, info, warning or error. [env var: BATCHPROXY_SERVER__LOG__LEVEL]"),
+]
+LogFormat: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="FORMAT", help="auto, json or console. [env var: BATCHPROXY_SERVER__LOG__FORMAT]"),
+]
+Verbose: TypeAlias = Annotated[bool, typer.Option("--verbose", "-v", help="The same as --log-level debug.")]
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="The same as --log-level warning.")]
+
 
 def serve(
     config: ConfigFile = None,
     upstream: Upstreams = None,
-    listen: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="host:port, [v6]:port, unix:/path.sock or fd:3; 127.0.0.1:8080 unless the file says otherwise."
-            " [env var: BATCHPROXY_SERVER__LISTEN]",
-        ),
-    ] = None,
-    admin: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="The admin listener: health, state, reload; or off. [env var: BATCHPROXY_SERVER__ADMIN]",
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="Processes; limits are per worker. [env var: BATCHPROXY_SERVER__WORKERS]"
-        ),
-    ] = None,
-    log_level: Annotated[
-        str | None,
-        typer.Option(metavar="LEVEL", help="debug, info, warning or error. [env var: BATCHPROXY_SERVER__LOG__LEVEL]"),
-    ] = None,
-    log_format: Annotated[
-        str | None,
-        typer.Option(metavar="FORMAT", help="auto, json or console. [env var: BATCHPROXY_SERVER__LOG__FORMAT]"),
-    ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="The same as --log-level debug.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The same as --log-level warning.")] = False,
+    listen: Listen = None,
+    admin: Admin = None,
+    workers: Workers = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Stand in front of an API, in the foreground.
 

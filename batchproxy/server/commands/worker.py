@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -14,42 +14,52 @@ if TYPE_CHECKING:
     from ..config import Loaded
 
 
+AppName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:APP",
+        help="Work on the jobs of an app of yours that BatchMiddleware wraps, in place of a configuration.",
+    ),
+]
+StoreUrl: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        envvar="BATCHPROXY_JOBS__STORE__URL",
+        help="Where the jobs are: sqlite:///path or postgresql://…, in place of what the file or the app says.",
+    ),
+]
+Concurrency: TypeAlias = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Items that run at one time; 4 unless the file or the app says more."),
+]
+Workers: TypeAlias = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Processes, each with so much concurrency; not with --app.")
+]
+Admin: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="An admin listener; there is none without.")
+]
+# Variables of a configuration, taken as flags: an app has none that would read them.
+LogLevel: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="LEVEL", envvar="BATCHPROXY_SERVER__LOG__LEVEL", help="debug, info, warning or error."),
+]
+LogFormat: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="FORMAT", envvar="BATCHPROXY_SERVER__LOG__FORMAT", help="auto, json or console."),
+]
+
+
 def worker(
     config: ConfigFile = None,
     upstream: Upstreams = None,
-    app: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:APP",
-            help="Work on the jobs of an app of yours that BatchMiddleware wraps, in place of a configuration.",
-        ),
-    ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            envvar="BATCHPROXY_JOBS__STORE__URL",
-            help="Where the jobs are: sqlite:///path or postgresql://…, in place of what the file or the app says.",
-        ),
-    ] = None,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Items that run at one time; 4 unless the file or the app says more."),
-    ] = None,
-    workers: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Processes, each with so much concurrency; not with --app.")
-    ] = 1,
-    admin: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="An admin listener; there is none without.")
-    ] = None,
-    log_level: Annotated[
-        str | None,
-        typer.Option(metavar="LEVEL", envvar="BATCHPROXY_SERVER__LOG__LEVEL", help="debug, info, warning or error."),
-    ] = None,
-    log_format: Annotated[
-        str | None,
-        typer.Option(metavar="FORMAT", envvar="BATCHPROXY_SERVER__LOG__FORMAT", help="auto, json or console."),
-    ] = None,
+    app: AppName = None,
+    store: StoreUrl = None,
+    concurrency: Concurrency = None,
+    workers: Workers = 1,
+    admin: Admin = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Work on jobs, and take no requests; as many processes as you like.
 

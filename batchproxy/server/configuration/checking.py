@@ -31,6 +31,8 @@ class Checking:
         self.origins: dict[str, Origin] = {}
         self.partial: dict[type[Any], tuple[Any, frozenset[str]]] = {}
         """The last object of a class, defaults in the place of what is wrong, and the names of that."""
+        self.right: dict[str, Any] = {}
+        """The right members of sections that hold a wrong one; in a list that one's place holds None."""
         self.files: list[tuple[str, Path, Node]] = []
         self._others: dict[tuple[type[Any], str], Collection[str]] = {}
         """What else may stand at a key, for it makes the object one of another class."""
@@ -176,6 +178,12 @@ class Checking:
         members = enumerate(value) if isinstance(value, list) else value.items()
         made = {name: self._converted(shape.item, each, f"{pointer}/{escaped(str(name))}") for name, each in members}
         if any(each is BROKEN for each in made.values()):
+            if pointer.count("/") == 1:
+                self.right[pointer[1:]] = (
+                    tuple(None if each is BROKEN else each for each in made.values())
+                    if shape.kind == "list"
+                    else {name: each for name, each in made.items() if each is not BROKEN}
+                )
             return BROKEN
         return tuple(made.values()) if shape.kind == "list" else made
 

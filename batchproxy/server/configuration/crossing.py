@@ -20,6 +20,7 @@ from .node import Node
 from .printing import shown_value
 from .shapes import keys
 
+_FAST = 1024 * 1024
 # The first of two may not be more than the second, which holds as well.
 _ENDPOINT_LIMITS = (
     ("max_item_bytes", "max_batch_bytes"),
@@ -30,8 +31,13 @@ _ENDPOINT_LIMITS = (
 )
 
 
-def cross_check(root: Node, config: Config | None, report: Report, *, wrong: Collection[str] = ()) -> None:
-    """Reports what is wrong between objects, but for the sections that are `wrong` by themselves."""
+def cross_check(
+    root: Node, config: Config | None, report: Report, *, wrong: Collection[str] = (), partly: Collection[str] = ()
+) -> None:
+    """Reports what is wrong between objects, but for the sections that are `wrong` by themselves.
+
+    Of those that are only `partly` wrong, the configuration has the right members, and None in the place of others.
+    """
     if root.value is None or isinstance(root.value, dict):
         _names(root, report)
     if config is None:
@@ -41,10 +47,13 @@ def cross_check(root: Node, config: Config | None, report: Report, *, wrong: Col
         ("routes", _routes),
         ("upstreams", _upstreams),
         ("upstreams", _loops),
-        ("jobs", _jobs),
     ):
-        if section not in wrong:
+        if section not in wrong or section in partly:
             check(root, config, report)
+    if "jobs" not in wrong:
+        _jobs(root, config, report)
+        if "endpoints" not in wrong and "upstreams" not in wrong:
+            _names_in_jobs(root, config, report)
 
 
 def child(node: Node | None, *steps: str | int) -> Node | None:
@@ -98,11 +107,16 @@ def _names(root: Node, report: Report) -> None:
             report.warn(node.place, f"upstream {brief(name)} is used by no route")
 
 
+def _present(members: Iterable[Any]) -> list[tuple[int, Any]]:
+    """Those that are right, with their positions."""
+    return [(position, each) for position, each in enumerate(members) if each is not None]
+
+
 def _endpoints(root: Node, config: Config, report: Report) -> None:
     if not config.endpoints:
         report.error(place(root, "endpoints"), "there is no endpoint, expected at least one, or no `endpoints` at all")
     first: dict[str, int] = {}
-    for position, endpoint in enumerate(config.endpoints):
+    for position, endpoint in _present(config.endpoints):
         at = ("endpoints", position)
         if endpoint.path in first:
             other = place(root, "endpoints", first[endpoint.path])
@@ -154,7 +168,7 @@ def _limits(root: Node, at: tuple[str | int, ...], settings: Any, report: Report
 def _routes(root: Node, config: Config, report: Report) -> None:
     first: dict[tuple[str | None, tuple[str, ...]], int] = {}
     paths = {endpoint.path for endpoint in config.batch_endpoints}
-    for position, route in enumerate(config.routes):
+    for position, route in _present(config.routes):
         at = ("routes", position)
         name = f"{route.host or ''}{route.path}"
         key = (route.host, route.segments)
@@ -208,8 +222,9 @@ def _never_matches(rule: Rule, route: Any) -> str | None:
 
 def _covered(root: Node, config: Config, report: Report) -> None:
     """Warns of routes that say the same as the next shorter one, which therefore takes their requests just as well."""
-    by_key = {(route.host, route.segments): route for route in config.routes}
-    for position, route in enumerate(config.routes):
+    routes = _present(config.routes)
+    by_key = {(route.host, route.segments): route for _, route in routes}
+    for position, route in routes:
         for length in range(len(route.segments) - 1, -1, -1):
             shorter = by_key.get((route.host, route.segments[:length]))
             if shorter is None:
@@ -277,6 +292,11 @@ def _upstreams(root: Node, config: Config, report: Report) -> None:
         if upstream.retry.per_try_timeout is not None and total is not None and upstream.retry.per_try_timeout > total:
             message = "`per_try_timeout` is more than `timeouts.total`, expected at most that"
             report.error(place(root, *at, "retry", "per_try_timeout"), message)
+        if (upstream.min_upload_rate or 0) > _FAST:
+            message = (
+                "`min_upload_rate` is more than many clients can do: it is bytes a second, meant for those that drip"
+            )
+            report.warn(place(root, *at, "min_upload_rate"), message)
         if upstream.max_in_flight > upstream.max_connections and child(root, *at, "max_in_flight") is not None:
             message = f"`max_in_flight` is more than `max_connections`, which is {upstream.max_connections}"
             if not upstream.http2:
@@ -303,6 +323,19 @@ def _jobs(root: Node, config: Config, report: Report) -> None:
         return
     from ..job_check import faults, warnings
 
+    wrong = list(faults(jobs))
+    for steps, message in wrong:
+        report.error(place(root, "jobs", *steps), message)
+    if not wrong:
+        for message in warnings(jobs):
+            report.warn(place(root, "jobs"), message)
+
+
+def _names_in_jobs(root: Node, config: Config, report: Report) -> None:
+    """Names of endpoints and upstreams that lead nowhere."""
+    jobs = config.jobs
+    if jobs is None:
+        return
     every = [endpoint.path for endpoint in config.endpoints]
     native = [endpoint.path for endpoint in config.batch_endpoints]
     named: list[tuple[str, list[str], str, str | int]] = [
@@ -320,9 +353,3 @@ def _jobs(root: Node, config: Config, report: Report) -> None:
             near = report.suggestion(name, known) or f": {', '.join(known[:20])}"
             message = f"unknown upstream {brief(name)}, expected one of `upstreams`{near}"
             report.error(place(root, "jobs", "worker", "limits", name), message)
-    wrong = list(faults(jobs))
-    for steps, message in wrong:
-        report.error(place(root, "jobs", *steps), message)
-    if not wrong:
-        for message in warnings(jobs):
-            report.warn(place(root, "jobs"), message)

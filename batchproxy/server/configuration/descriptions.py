@@ -59,6 +59,8 @@ _UPSTREAM = {
     "max_response_header_bytes": "The headers of an answer together.",
     "max_request_bytes": "The body of a request; null for any.",
     "max_response_bytes": "The body of an answer; null for any.",
+    "min_upload_rate": "Bytes a second that a client must send of a long body, once it has kept us waiting for"
+    " `timeouts.idle` altogether; null for any.",
     "retry": "Further attempts, for idempotent methods, as long as nothing of an answer has arrived.",
     "circuit_breaker": "When the upstream as a whole is left alone for a while.",
     "outlier_detection": "When one of several addresses is left out for a while.",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import units
 from .checking import escaped
@@ -63,14 +63,23 @@ def function_name(function: Any) -> str:
     return f"{named.__module__}:{named.__qualname__}"
 
 
-def shown_tree(config: Any, tree: Node, origins: Mapping[str, Origin]) -> str:
-    """Each value with where it came from behind it. What is secret is masked."""
-    return "\n".join(_Printing(origins).members(config, tree, "", 0)) + "\n"
+class Held(NamedTuple):
+    """A value that is in effect in place of that of the configuration."""
+
+    value: Any
+    node: Node | None
+    origins: Mapping[str, Origin]
+
+
+def shown_tree(config: Any, tree: Node, origins: Mapping[str, Origin], held: Mapping[str, Held]) -> str:
+    """Each value with where it came from behind it. What is secret is masked; `held` is by JSON Pointers."""
+    return "\n".join(_Printing(origins, held).members(config, tree, "", 0)) + "\n"
 
 
 class _Printing:
-    def __init__(self, origins: Mapping[str, Origin]) -> None:
+    def __init__(self, origins: Mapping[str, Origin], held: Mapping[str, Held]) -> None:
         self._origins = origins
+        self._held = held
 
     def members(self, settings: Any, node: Node | None, pointer: str, depth: int) -> Iterator[str]:
         for name, key in keys(type(settings)).items():
@@ -82,6 +91,10 @@ class _Printing:
     def _entry(
         self, name: str, shape: Shape, value: Any, node: Node | None, pointer: str, depth: int, secret: bool
     ) -> Iterator[str]:
+        if pointer in self._held:
+            value, node, origins = self._held[pointer]
+            yield from _Printing(origins, {})._entry(name, shape, value, node, pointer, depth, secret)
+            return
         start = "  " * depth + (scalar(name) if name else "")
         if shape.kind == "object" and value is not None:
             yield f"{start}:"
