@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -117,22 +118,36 @@ def get(path: str) -> dict[str, str]:
     return {"method": "GET", "path": path}
 
 
-@pytest.mark.parametrize(("script", "alone", "item"), PHASES, ids=lambda each: getattr(each, "__name__", None))
 @on_a_loop
-async def test_every_phase_has_its_status(script: Script, alone: int | None, item: int, tmp_path: Path) -> None:
+async def test_every_phase_has_its_status(tmp_path: Path) -> None:
     """A lone request and an item fail alike, a broken answer is never shown as whole, and a sound upstream answers."""
 
-    def check(running: Whole) -> None:
-        if alone is None:
-            with pytest.raises(Malformed):
-                running.ask("GET", "/faulty")
-        else:
-            assert running.ask("GET", "/faulty").status == alone
-        faulty, sound = running.batch(get("/faulty"), get("/sound"))
-        assert (faulty["status"], sound["status"]) == (item, 200)
-        assert running.is_ready
+    def status(running: Whole, path: str) -> int | None:
+        try:
+            return running.ask("GET", path).status
+        except Malformed:
+            return None
 
-    await seen(tmp_path, script, check)
+    def run(text: str) -> None:
+        with whole(tmp_path, text) as running:
+            for script, alone, item in PHASES:
+                path = f"/{script.__name__}"
+                found = status(running, path)
+                faulty, sound = running.batch(get(path), get("/sound"))
+                assert (path, found, faulty["status"], sound["status"]) == (path, alone, item, 200)
+                assert running.is_ready
+
+    async with AsyncExitStack() as stack:
+        sound = await stack.enter_async_context(upstream())
+        upstreams, routes = [f"  sound: {{url: {sound.url}}}"], ["  - {path: /sound, upstream: sound}"]
+        for script, _, _ in PHASES:
+            name = script.__name__
+            faulty = await stack.enter_async_context(upstream(script))
+            timeouts = SHORT.get(script, "")
+            upstreams.append(f"  {name}: {{url: {faulty.url}, timeouts: {{{timeouts}}}, retry: {{attempts: 0}}}}")
+            routes.append(f"  - {{path: /{name}, upstream: {name}}}")
+        text = "\n".join(["server: {watch: false}", "upstreams:", *upstreams, "routes:", *routes, ""])
+        await asyncio.to_thread(run, text)
 
 
 @on_a_loop
