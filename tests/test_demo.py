@@ -49,6 +49,9 @@ def test_the_demo_shows_all_parts_and_ends(tmp_path: Path) -> None:
     shown = re.search(r"(\d+) crates in the shop: (\d+) were sent twice", third)
     assert shown is not None
     assert int(shown[1]) == 2000 + int(shown[2])
+    # Why that may be, and why there is no such file afterwards.
+    assert re.search(r"sent twice.*\n  This demo allows it \(delivery: at_least_once\): a worker was killed", third)
+    assert re.search(r" -o results.ndjson\n  \(what one would type: here the file is a temporary one", third)
     assert "Traceback" not in finished.stderr
     assert [*tmp_path.iterdir()] == []
     # What watches over processes ends behind the last of them.

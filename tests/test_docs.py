@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import MISSING, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from batchproxy import Batch, Caller, Endpoint, Failure, InFlight, Item, Options, Refusal
 from batchproxy.engine import headers
 from batchproxy.engine.errors import WHOLE_BATCH
-from batchproxy.engine.model import METHODS
+from batchproxy.engine.model import METHODS, Message
 from batchproxy.engine.settings import KiB, MiB
+from batchproxy.proxy import uploads
 from tests.documents import DOCS, ROOT, broken_links, names, section, tables
 from tests.snippets import works
 
@@ -34,6 +36,34 @@ def test_every_snippet_works(document: Path) -> None:
 def test_every_link_leads_somewhere(document: Path) -> None:
     """Links to files and headings of the repository lead to one that is there."""
     assert broken_links(document) == []
+
+
+# The proxy
+
+
+def test_an_early_burst_buys_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages say it of `min_upload_rate` in the same words: a body that drips lasts for the credit, and its burst."""
+    said = (
+        "a mean since the body began, with `timeouts.idle` of credit: a lot at the start buys time for dripping later"
+    )
+    assert all(said in text(page) for page in ("proxy.md", "security.md"))
+    now = [0.0]
+    monkeypatch.setattr(uploads, "monotonic", lambda: now[0])
+
+    async def drip() -> Message:
+        now[0] += 1
+        return {"type": "http.request", "body": b"s", "more_body": True}
+
+    async def lasting(burst: int) -> float:
+        began = now[0]
+        upload = uploads.Upload(drip, b"s" * burst, most=None, least=100, patience=5, ended=lambda: None)
+        with pytest.raises(uploads.BodyTimeout):
+            async for _ in upload:
+                pass
+        return now[0] - began
+
+    assert asyncio.run(lasting(1)) == 6
+    assert asyncio.run(lasting(1000)) == 16
 
 
 # Settings

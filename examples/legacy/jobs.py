@@ -116,6 +116,7 @@ def _export(place: Place, path: str, shop: Client, file: Path) -> None:
     terminal.heading("Nothing is lost: the results, and the shop's own count")
     command = ["batchproxy", "jobs", "export", path.rpartition("/")[2], "--url", place.url + place.batch]
     terminal.line(f"$ {shlex.join(['python', '-m', *command, '-o', file.name])}", whole=True)
+    terminal.line("(what one would type: here the file is a temporary one, and removed again)")
     finished = subprocess.run(
         [sys.executable, "-m", *command, "-o", str(file)], cwd=ROOT, capture_output=True, check=False, timeout=PATIENCE
     )
@@ -128,6 +129,7 @@ def _export(place: Place, path: str, shop: Client, file: Path) -> None:
     arrived, twice = found["total"], found["total"] - ITEMS
     terminal.line(f"{len(results)} results, one for each request; their statuses: {json.dumps(statuses)}")
     terminal.line(f"{arrived} crates in the shop: {twice} were sent twice, of the {IN_FLIGHT} in hand at the kill")
+    terminal.line("This demo allows it (delivery: at_least_once): a worker was killed, and none knows what it had sent")
     # On a machine that stands still for longer than a lease, the other worker may have lost what it had, too.
     if [each["index"] for each in results] != list(range(ITEMS)) or not 0 <= twice <= 2 * IN_FLIGHT:
         raise Failed("the job is not what it should be")

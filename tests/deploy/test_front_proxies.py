@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from batchproxy.engine.model import Message, Receive, Scope, Send
+from batchproxy.server.job_settings import Jobs
+from batchproxy.server.openai_settings import OpenAI
 from tests.deploy.artifacts import DEPLOY
 from tests.programs import batchproxy, program, run
 from tests.serving import PATIENCE, App, Response, Server, ask, parse, request, serve
@@ -50,6 +53,8 @@ def api() -> App:
             await send({"type": "lifespan.shutdown.complete"})
             return
         path = scope["path"]
+        while (await receive()).get("more_body", False):
+            pass  # who is answered amid a long body may find the connection closed
         kind = b"text/event-stream" if path == "/events" else b"text/plain"
         if path == "/release":
             released.set()
@@ -87,8 +92,8 @@ def front(request: pytest.FixtureRequest, upstream: Server, tmp_path: Path) -> I
 
 
 @contextmanager
-def behind_nginx(proxy: Server, folder: Path) -> Iterator[Connect]:
-    snippet = NGINX.read_text("utf-8")
+def behind_nginx(proxy: Server, folder: Path, snippet: str | None = None) -> Iterator[Connect]:
+    snippet = snippet or NGINX.read_text("utf-8")
     for written, here in ((PROXY, f"{proxy.host}:{proxy.port}"), ("listen 80;", "listen LISTEN;")):
         assert snippet.count(written) == 1
         snippet = snippet.replace(written, here)
@@ -97,10 +102,10 @@ def behind_nginx(proxy: Server, folder: Path) -> Iterator[Connect]:
 
 
 @contextmanager
-def behind_caddy(proxy: Server, folder: Path) -> Iterator[Connect]:
+def behind_caddy(proxy: Server, folder: Path, snippet: str | None = None) -> Iterator[Connect]:
     """Caddy listens at a socket of the file system, and calls back when it does."""
     path = folder / "caddy.sock"
-    snippet = CADDY.read_text("utf-8")
+    snippet = snippet or CADDY.read_text("utf-8")
     for written, here in ((PROXY, f"{proxy.host}:{proxy.port}"), (":80 {", f"http:// {{\n\tbind unix/{path}")):
         assert snippet.count(written) == 1
         snippet = snippet.replace(written, here)
@@ -201,6 +206,31 @@ def test_a_batch_that_is_too_large_is_refused(front: Connect) -> None:
     with closing(front()) as connection:
         connection.sendall(head)
         assert _more(connection).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "off", "on"),
+    [
+        ("nginx", NGINX, "    client_max_body_size 8m;", "    #client_max_body_size 200m;"),
+        ("caddy", CADDY, "\t\tmax_size 8MiB", "\t#\tmax_size 200MiB"),
+    ],
+)
+def test_with_its_line_for_jobs_larger_bodies_pass(
+    name: str, file: Path, off: str, on: str, upstream: Server, tmp_path: Path
+) -> None:
+    """What the snippet says of jobs is as much as they may have, and with it a body of more than 8 MiB gets through."""
+    said = re.search(r"\d+", on)
+    assert said is not None
+    assert int(said[0]) * 1024 * 1024 > max(Jobs().max_bytes, OpenAI(path="/v1").max_batch_bytes)
+    snippet = file.read_text("utf-8")
+    assert snippet.count(off) == snippet.count(on) == 1
+    snippet = snippet.replace(on, "").replace(off, on.replace("#", ""))
+    body = b"x" * (8 * 1024 * 1024 + 1)
+    with (
+        batchproxy(CONFIG.format(url=upstream.url), tmp_path) as proxy,
+        FRONTS[name](proxy, tmp_path, snippet) as connect,
+    ):
+        assert exchanged(connect, request("POST", "/quick", body=body)).status == 200
 
 
 def test_caddy_takes_the_snippet(tmp_path: Path) -> None:

@@ -100,6 +100,35 @@ def test_watch_ends_with_the_job(paths: list[str], code: int, site: Site) -> Non
     assert json.loads(out)["state"] == "completed"
 
 
+@pytest.mark.parametrize("options", [(), ("--stream",), ("--json",), ("--stream", "--json")])
+def test_a_batch_that_became_a_job(options: tuple[str, ...], site: Site) -> None:
+    """`send` prints the id, or the answer as it came, and how to watch it; 0. No value of a header is repeated."""
+    headers = ("-H", "Prefer: respond-async", "-H", "User-Agent: hidden")
+    done = run_here("send", "-", "--url", site.url, *headers, *options, stdin=b'[{"path": "/x/1"}]')
+    assert done.returncode == 0
+    job_id = json.loads(done.stdout)["id"] if "--json" in options else done.stdout.decode().strip()
+    told = f"batchproxy jobs watch {job_id} --url {site.url} -H 'User-Agent: …'"
+    assert done.stderr.decode() == f"it became a job; to watch it: {told}\n"
+    assert site.run("watch", job_id, "-H", "User-Agent: hidden")[0] == 0
+
+
+def test_who_stops_watching_is_told_that_the_job_goes_on(site: Site) -> None:
+    """Ctrl-C ends the watching alone: stderr says so, and what to type, without the header."""
+    site.behind.hold_after(5)
+    job_id = site.job(PATHS)
+    again = ["batchproxy", "jobs", "watch", job_id, "--url", site.url]
+    command = [sys.executable, "-m", *again, "-H", "X-Secret: hush"]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=PATIENCE)
+    site.behind.open_up()
+    assert process.returncode in (130, -signal.SIGINT)
+    assert rest.decode().splitlines()[0] == f"the job goes on; to watch it again: {' '.join(again)} -H 'X-Secret: …'"
+    assert site.run("watch", job_id)[0] == 0
+
+
 def test_watch_draws_a_bar_on_a_terminal(site: Site) -> None:
     """There the progress is a bar, which is gone in the end; what is left is the job."""
     site.behind.hold_after(5)
@@ -156,8 +185,13 @@ def test_retry_makes_a_new_job(site: Site) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["show", NOBODY], 4, "404 not_found"),
-        (["show", "../../x"], 4, "404 not_found"),
+        (["show", NOBODY], 4, f"404 not_found: you have no job {NOBODY}; `batchproxy jobs list` shows those that"),
+        (["show", "../../x"], 4, "404 not_found: you have no job ../../x; `batchproxy jobs list` shows those that"),
+        (
+            ["export", "foo"],
+            4,
+            "404 not_found: you have no job foo; `batchproxy jobs list` shows those that you have\n",
+        ),
         (["list", "--state", "nonsense"], 4, "400 invalid_query"),
         (["list", "--url", "127.0.0.1:1"], 2, "expected http://"),
         (["list", "--header", "nonsense"], 2, "expected NAME:VALUE"),

@@ -455,12 +455,13 @@ def test_a_worker_for_an_app(tmp_path: Path) -> None:
     [
         (["--app", "shop:app", "--upstream", "http://127.0.0.1:9"], 2, b"in the place of a configuration"),
         (["--app", "shop:app", "--store", "sqlite:///jobs.db", "--workers", "2"], 2, b"in the place of"),
-        (["--app", "shop:nothing", "--store", "sqlite:///jobs.db"], 2, b"shop:nothing"),
+        (["--app", "shop:nothing", "--store", "sqlite:///jobs.db"], 2, b"batchproxy: --app='shop:nothing': expected"),
+        (["--app", "shop"], 2, b"--app shop: expected a module and its app, such as shop.main:app\n"),
         (["--app", "shop:app", "--store", "mysql://x"], 2, b"sqlite:///"),
         (["--app", "shop:bare", "--store", "sqlite:///jobs.db"], 1, b"no BatchMiddleware with jobs"),
         (["--app", "shop:app", "--store", "sqlite:////no/such/folder/jobs.db"], 1, b"/no/such/folder"),
         (["--upstream", "http://127.0.0.1:9"], 78, b"there is no `jobs`"),
-        ([], 2, b"--config"),
+        ([], 2, b"expected --config FILE, --upstream URL or --app MODULE:APP\n"),
     ],
 )
 def test_what_a_worker_cannot_work_with(arguments: list[str], code: int, told: bytes, tmp_path: Path) -> None:
@@ -476,4 +477,5 @@ def test_what_a_worker_cannot_work_with(arguments: list[str], code: int, told: b
     )
     assert done.returncode == code, done.stderr
     assert told in done.stderr
+    assert done.stderr.count(b"batchproxy: ") < 2
     assert b"Traceback" not in done.stderr

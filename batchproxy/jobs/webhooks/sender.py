@@ -162,13 +162,13 @@ class WebhookSender:
             self._unsent.append(message)
             raise
         except TimeoutError:
-            logger.info("webhook.postponed: message=%s its host is busy", message.id)
+            logger.info("webhook.postponed: message=%s its host is busy", webhook_id(message))
         except WebhookRefused as refusal:
             await self._give_up(message, str(refusal), until)
         except (Undelivered, SettingError) as fault:
             await self._failed(message, str(fault), None, until)
         except Exception as fault:
-            logger.exception("webhook.broken: message=%s", message.id)
+            logger.exception("webhook.broken: message=%s", webhook_id(message))
             await self._failed(message, repr(fault), None, until)
         else:
             if reply is not None:
@@ -207,7 +207,7 @@ class WebhookSender:
     async def _answered(self, message: Taken, reply: Reply, until: float) -> None:
         if 200 <= reply.status <= 299:
             await self._tell(message, lambda: self._store.outbox.done(message), until)
-            logger.info("webhook.delivered: message=%s attempt=%d", message.id, message.attempt + 1)
+            logger.info("webhook.delivered: message=%s attempt=%d", webhook_id(message), message.attempt + 1)
         elif reply.status == 410:
             self._disable(self._url_of(target_of(message), message.owner))
             await self._give_up(message, "answered 410", until)
@@ -220,11 +220,13 @@ class WebhookSender:
         if wait is None:
             await self._give_up(message, detail, until)
             return
-        logger.warning("webhook.failed: message=%s attempt=%d next=%gs %s", message.id, failed, round(wait), detail)
+        logger.warning(
+            "webhook.failed: message=%s attempt=%d next=%gs %s", webhook_id(message), failed, round(wait), detail
+        )
         await self._tell(message, lambda: self._store.outbox.reschedule(message, delay=wait, detail=detail), until)
 
     async def _give_up(self, message: Taken, detail: str, until: float) -> None:
-        logger.error("webhook.given_up: message=%s attempt=%d %s", message.id, message.attempt + 1, detail)
+        logger.error("webhook.given_up: message=%s attempt=%d %s", webhook_id(message), message.attempt + 1, detail)
         await self._tell(message, lambda: self._store.outbox.give_up(message, detail=detail), until)
 
     def _disable(self, url: str) -> None:
@@ -240,11 +242,13 @@ class WebhookSender:
         while True:
             try:
                 if not await act():
-                    logger.warning("webhook.lost: message=%s was taken by another sender meanwhile", message.id)
+                    logger.warning(
+                        "webhook.lost: message=%s was taken by another sender meanwhile", webhook_id(message)
+                    )
                 return
             except StoreError as fault:
                 if not fault.passing or loop.time() + pause >= until:
-                    logger.error("webhook.untold: message=%s is sent again: %s", message.id, fault)
+                    logger.error("webhook.untold: message=%s is sent again: %s", webhook_id(message), fault)
                     return
             await asyncio.sleep(pause)
             pause *= 2

@@ -56,13 +56,15 @@ def _read(reference: str, setting: str) -> str:
         if where not in os.environ:
             raise SettingError(setting, reference, "expected an environment variable that is set")
         return os.environ[where]
+    path = Path(where).absolute()
     try:
-        with Path(where).open("rb") as file:
+        with path.open("rb") as file:
             return file.read(_MOST_TEXT).decode("ascii")
     except OSError as fault:
-        raise SettingError(setting, reference, f"expected a file that can be read: {fault.strerror}") from None
+        told = f"expected a file that can be read: {fault.strerror}; it is {path}"
+        raise SettingError(setting, reference, told) from None
     except UnicodeDecodeError:
-        raise SettingError(setting, reference, "expected a file with secrets, whsec_…") from None
+        raise SettingError(setting, reference, f"expected a file with secrets, whsec_…; it is {path}") from None
 
 
 def _secret(text: str, setting: str) -> bytes:

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .addressed import File, Url
+from .addressed import File, Url, watching
 from .exporting import Export, pages
-from .job_server import AsJson, Header, JobId, JobServer, Timeout, document, job_of, job_server, path_of
+from .job_server import AsJson, Header, JobId, JobServer, Refused, Timeout, document, job_of, job_server, path_of
 from .speaking import Code, Manner, console, counted, data, escaped, fail, note
 
 jobs = typer.Typer(
@@ -30,6 +30,7 @@ _WAIT = 20
 _PAUSE = 1.0
 """After how many seconds the same is asked again at the earliest."""
 _ENDED = ("completed", "failed", "cancelled", "expired")
+_NOT_FOUND = "404 not_found:"
 _OUTCOMES = "ok, error, cancelled, expired, unknown"
 
 
@@ -78,7 +79,7 @@ def show(
     Examples:
       batchproxy jobs show 0192f0c1-7c3b-7000-8000-000000000001
     """
-    with job_server(url, config, header, timeout) as server:
+    with job_server(url, config, header, timeout) as server, _named(job_id):
         _say(job_of(server.get(path_of(job_id))), as_json=as_json)
 
 
@@ -97,13 +98,21 @@ def watch(
     Examples:
       batchproxy jobs watch 0192f0c1-7c3b-7000-8000-000000000001
 
-    A server that starts anew meanwhile is waited for, up to --timeout. Exit codes: 0 every item succeeded; 4 some did
-    not, or the job was refused, cancelled or out of time; 5 no answer.
+    A server that starts anew meanwhile is waited for, up to --timeout. Ctrl-C ends the watching alone, and not the
+    job. Exit codes: 0 every item succeeded; 4 some did not, or the job was refused, cancelled or out of time; 5 no
+    answer.
     """
-    with job_server(url, config, header, timeout) as server:
-        with _progress() as tell:
-            for job in _versions(server, job_id):
-                tell(job)
+    with job_server(url, config, header, timeout) as server, _named(job_id):
+        job: dict[str, Any] = {}
+        try:
+            with _progress() as tell:
+                for job in _versions(server, job_id):
+                    tell(job)
+        except KeyboardInterrupt:
+            if job:
+                names = [each.partition(":")[0] for each in header or ()]
+                note(f"the job goes on; to watch it again: {watching(job_id, url, config, names)}")
+            raise
         _say(job, as_json=as_json)
     if job["state"] != "completed" or job["counts"]["completed"] < job["counts"]["total"]:
         raise typer.Exit(int(Code.ITEM_FAILED))
@@ -124,7 +133,7 @@ def cancel(
     Examples:
       batchproxy jobs cancel 0192f0c1-7c3b-7000-8000-000000000001
     """
-    with job_server(url, config, header, timeout) as server:
+    with job_server(url, config, header, timeout) as server, _named(job_id):
         _say(job_of(server.post(path_of(job_id, "/cancel"))), as_json=as_json)
 
 
@@ -147,7 +156,7 @@ def retry(
     Examples:
       batchproxy jobs retry 0192f0c1-7c3b-7000-8000-000000000001 --outcome error,expired
     """
-    with job_server(url, config, header, timeout) as server:
+    with job_server(url, config, header, timeout) as server, _named(job_id):
         query = {"outcome": outcome} if outcome else None
         _say(job_of(server.post(path_of(job_id, "/retry"), query=query)), as_json=as_json)
 
@@ -187,7 +196,7 @@ def export(
         if exported.can_go_on:
             note(f"{counted(exported.written, 'result')}; go on with --after {escaped(exported.cursor)}")
 
-    with job_server(url, config, header, timeout) as server, exported.stoppable(tell):
+    with job_server(url, config, header, timeout) as server, _named(job_id), exported.stoppable(tell):
         found = pages(server, job_id, outcome, after)
         try:
             # A job that is not there leaves a file as it is.
@@ -212,6 +221,18 @@ def export(
 
 
 # Asking
+
+
+@contextmanager
+def _named(job_id: str) -> Iterator[None]:
+    """A job that is not there is told by its name, in whatever words the server has put it."""
+    try:
+        yield
+    except Refused as refusal:
+        if not str(refusal).startswith(_NOT_FOUND):
+            raise
+        told = f"{_NOT_FOUND} you have no job {escaped(job_id)}; `batchproxy jobs list` shows those that you have"
+        raise Refused(told) from None
 
 
 def _versions(server: JobServer, job_id: str) -> Iterator[dict[str, Any]]:

@@ -8,8 +8,10 @@ from datetime import datetime
 import msgspec
 import pytest
 
+from batchproxy.jobs.resources import kind_name
 from batchproxy.jobs.store import Counts, Job, JobState
 from batchproxy.jobs.webhooks import WebhookRefused, WebhookSettings, checked, message_for
+from tests.documents import DOCS, blocks, section
 
 URL = "https://hooks.example.com/jobs"
 SETTINGS = WebhookSettings(secrets={"default": ["env:NOT_READ_FOR_THIS"]})
@@ -54,6 +56,15 @@ def test_the_payload_is_thin() -> None:
     assert json.loads(message.target) == {"url": URL, "secret": "default"}
     assert len(message.payload) < 20_000
     assert message.event == "batch.job.completed"
+
+
+def test_the_page_shows_a_message_as_it_is() -> None:
+    """Of a job that came to the endpoint `/batch`."""
+    section_of_page = section((DOCS / "jobs.md").read_text("utf-8"), "Webhooks")
+    drawn = next(each.text for each in blocks(section_of_page) if "webhook-id" in each.text)
+    shown = json.loads(drawn.partition("\n\n")[2])
+    job = msgspec.structs.replace(JOB, id=shown["data"]["id"], kind=kind_name("/batch"))
+    assert json.loads(message_for(job, URL, "default", at=1_674_087_231.5).payload) == shown
 
 
 @pytest.mark.parametrize("end", ["completed", "cancelled", "expired", "failed"])

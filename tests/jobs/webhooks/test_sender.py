@@ -53,8 +53,9 @@ class Time:
 
 
 @on_a_loop
-async def test_the_end_of_a_job_is_told(place: Place) -> None:
-    """To each receiver once; the reference library believes it, and the outbox is empty."""
+async def test_the_end_of_a_job_is_told(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """To each receiver once; the reference library believes it, the outbox is empty, and the log has its id."""
+    caplog.set_level(logging.INFO, "batchproxy")
     async with place.opened() as store, receiving() as receiver:
         async with WebhookSender(store, settings(receiver.port)) as sender:
             job_id = await tell(store, receiver.url, times=2)
@@ -66,6 +67,7 @@ async def test_the_end_of_a_job_is_told(place: Place) -> None:
             assert said["type"] == "batch.job.completed"
             assert said["data"] == {"id": job_id, "kind": "batch", "state": "completed"}
         assert {each.id for each in requests} == {f"{job_id}_batch_job_completed_{n}" for n in range(2)}
+        assert all(f"webhook.delivered: message={each.id} " in caplog.text for each in requests)
 
 
 @on_a_loop

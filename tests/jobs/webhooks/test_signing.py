@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,5 +122,12 @@ def test_a_secret_that_is_not_there_is_refused(reference: str) -> None:
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_bytes(bytes(range(256)))
-    with pytest.raises(SettingError, match="a file with secrets"):
+    with pytest.raises(SettingError, match=f"a file with secrets, whsec_…; it is {re.escape(str(file))}"):
         Secrets(WebhookSettings(secrets={"a": [f"file:{file}"]}))
+
+
+def test_the_path_that_was_tried_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a whole: a relative one alone says nothing about where it was looked for."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingError, match=f"No such file or directory; it is {re.escape(str(tmp_path))}/secret"):
+        Secrets(WebhookSettings(secrets={"a": ["file:secret"]}))
