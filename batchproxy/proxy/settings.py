@@ -156,7 +156,8 @@ class Upstream(Settings):
     `url` is `http://host[:port][/prefix]`, `https://…` or `unix:/path/of.sock`; `addresses` are several of them, then
     without `url`. `host` is what the upstream gets as `Host`: `preserve` the client's, `upstream` that of the address,
     `auto` the client's over http and the address's over https, or a literal host. `min_upload_rate` is bytes a second
-    that a client has to send of a body, once it has kept us waiting for `timeouts.idle` altogether. `transport` is
+    that a client has to send of a body, once it has kept us waiting for `timeouts.idle` altogether. It is a mean since
+    the body began, with `timeouts.idle` of credit: a lot at the start buys time for dripping later. `transport` is
     `native`, `httpx`, or `package.module:factory`, a function without arguments that makes an httpx transport for one
     address.
     """

@@ -44,7 +44,8 @@ _NEEDS_RESTART = (
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What came of a reload. `errors` and `warnings` are as `check` prints them."""
+    """What came of a reload. `errors` and `warnings` are as `check` prints them; what waits for a restart is among the
+    warnings for as long as it waits, whoever brought it."""
 
     accepted: bool
     changed: bool
@@ -97,7 +98,7 @@ class Reloader:
         try:
             loaded = await asyncio.to_thread(self._load)
             if loaded.digest == self.loaded.digest:
-                return self._verdict(changed=False)
+                return self._verdict(changed=False, warnings=self._waiting(loaded.config))
             await self._fleet.apply(loaded, self.number + 1)
         except ConfigErrors as errors:
             return self._refused([str(each) for each in errors.errors])
@@ -108,11 +109,8 @@ class Reloader:
             logger.exception("config.failed: what the configuration names could not be made")
             return self._refused([f"{type(fault).__name__}: {fault}"])
         self.number += 1
-        warnings = [*loaded.warnings, *map(_told, self._pending(loaded.config))]
-        if fingerprint(_tls_files(self.start.config.server)) != self._certificate:
-            warnings.append("server.tls_certificate or its key is another one now, and needs a restart")
         self.loaded = loaded
-        return self._verdict(changed=True, warnings=warnings)
+        return self._verdict(changed=True, warnings=[*loaded.warnings, *self._waiting(loaded.config)])
 
     @property
     def pending(self) -> list[str]:
@@ -125,8 +123,15 @@ class Reloader:
             *jobs_need_restart(self.start.config.jobs, config.jobs),
         ]
 
-    def _verdict(self, *, changed: bool, warnings: list[str] | None = None) -> Verdict:
-        return Verdict(True, changed, self.number, self.loaded.digest, warnings=warnings or [], at=time.time())
+    def _waiting(self, config: Config) -> list[str]:
+        """What is to be said of all that needs a restart."""
+        told = list(map(_told, self._pending(config)))
+        if fingerprint(_tls_files(self.start.config.server)) != self._certificate:
+            told.append("server.tls_certificate or its key is another one now, and needs a restart")
+        return told
+
+    def _verdict(self, *, changed: bool, warnings: list[str]) -> Verdict:
+        return Verdict(True, changed, self.number, self.loaded.digest, warnings=warnings, at=time.time())
 
     def _refused(self, errors: list[str]) -> Verdict:
         return Verdict(False, False, self.number, self.loaded.digest, errors=errors, at=time.time())

@@ -133,7 +133,13 @@ def test_a_refused_reload_gives_its_reasons(tmp_path: Path) -> None:
         running.file.write_text(good.replace("false", "false, grace: 3s, keep_alive: 1s"), "utf-8")
         answer = running.asks_admin("POST", "/-/reload")
         assert answer.status == 200
-        assert answer.json()["warnings"] == ["server.keep_alive has changed, and needs a restart"]
+        waiting = ["server.keep_alive has changed, and needs a restart"]
+        assert (answer.json()["changed"], answer.json()["warnings"]) == (True, waiting)
+        # Whoever comes later hears of it, too.
+        answer = running.asks_admin("POST", "/-/reload")
+        assert (answer.json()["changed"], answer.json()["warnings"]) == (False, waiting)
+        running.file.write_text(good, "utf-8")
+        assert [running.asks_admin("POST", "/-/reload").json()["warnings"] for _ in "12"] == [[], []]
 
 
 def test_what_waits_for_a_restart_is_shown_as_it_still_is(tmp_path: Path) -> None:

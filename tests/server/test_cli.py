@@ -101,7 +101,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     status, body = answers.get(scope["path"], (200, b'{"ok": true}'))
     token = (b"authorization", b"Bearer right") in scope["headers"]
     if scope["path"] == "/-/reload" and token:
-        status, body = 200, b'{"digest": "abc"}'
+        status, body = 200, b'{"digest": "abc", "changed": false, "warnings": ["server.log\\u001b has changed"]}'
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
     await send({"type": "http.response.body", "body": body})
 
@@ -124,6 +124,13 @@ def test_each_verb_has_examples(verb: str) -> None:
     assert f"Examples:\n    batchproxy {verb}" in run_here(verb, "-h").stdout.decode().replace(
         "echo", "batchproxy send"
     )
+
+
+@pytest.mark.parametrize("verb", ["serve", "routes", "send", "reload", "healthcheck"])
+def test_help_says_that_no_file_is_taken_unasked(verb: str) -> None:
+    """Wherever one can be given."""
+    text = " ".join(run_here(verb, "-h", variables={"COLUMNS": "100"}).stdout.decode().split())
+    assert "None is taken unasked" in text
 
 
 @pytest.mark.parametrize(
@@ -203,6 +210,37 @@ def test_routes_match(method: str, path: str, code: int, told: str, file: Path) 
     done = run_here("routes", "-c", str(file), "--match", method, path)
     assert (done.returncode, done.stderr) == (code, b"")
     assert told in done.stdout.decode()
+
+
+REFUSING = """\
+upstreams: {api: {url: "http://127.0.0.1:9"}}
+endpoints: [{allow: [GET /a/**, GET /b], deny: ["/a/x", "GET /a/*"]}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "because"),
+    [
+        ("/a/x/", ["`deny` holds /a/x", "`deny` holds GET /a/*"]),
+        ("/a/y;v=1", ["`deny` holds GET /a/*"]),
+        ("/c", ["nothing in `allow` fits"]),
+    ],
+)
+def test_routes_match_says_which_rules_of_the_endpoint(path: str, because: list[str], tmp_path: Path) -> None:
+    """As of those of a route."""
+    config = tmp_path / "rules.yaml"
+    config.write_text(REFUSING, "utf-8")
+    done = run_here("routes", "-c", str(config), "--match", "GET", path)
+    refused, *reasons = done.stdout.decode().splitlines()
+    assert (done.returncode, refused.startswith("refused: 403 forbidden by the endpoint /batch: ")) == (1, True)
+    assert reasons == [f"because: {each}" for each in because]
+
+
+def test_routes_match_takes_no_host_among_headers(file: Path) -> None:
+    """It has an option of its own, which is named."""
+    done = run_here("routes", "-c", str(file), "--match", "GET", "/users/7", "-H", "Host: api.example")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"batchproxy: --header Host: api.example: expected --host api.example in its place\n"
 
 
 RULED = """\
@@ -308,6 +346,7 @@ def test_healthcheck_and_reload() -> None:
     assert (unready.returncode, unready.stderr) == (1, b"batchproxy: 503: draining\\x1b[2J\n")
     assert (wrong.returncode, b"\x1b" in wrong.stderr, b"a.yaml:1:2: error: no\n" in wrong.stderr) == (78, False, True)
     assert (right.returncode, right.stdout) == (0, b"abc\n")
+    assert right.stderr == b"already in effect\nserver.log\\x1b has changed\n"
     assert run_here("reload", *admin).returncode == 1
 
 

@@ -156,6 +156,19 @@ def test_a_secret_in_the_wrong_place_is_not_shown(key: str, tmp_path: Path) -> N
     assert not any("MDEyMzQ1" in str(each) + each.message for each in found)
 
 
+@pytest.mark.parametrize("key", ["url: 'https://a.example', signing: ['file:whsec']", "callbacks: {a: ['file:whsec']}"])
+def test_files_with_secrets_are_relative_to_the_config_file(key: str, tmp_path: Path) -> None:
+    """As all others are; the path that was tried is told."""
+    text = with_jobs(f"  webhooks: {{{key}}}")
+    [error] = errors(tmp_path, text)
+    assert f"No such file or directory; it is {tmp_path}/whsec" in error.message
+    (tmp_path / "whsec").write_text("whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
+    jobs = loaded(tmp_path, text).config.jobs
+    assert jobs is not None
+    assert jobs.webhooks is not None
+    assert [*jobs.webhooks.made().secrets.values()] == [(f"file:{tmp_path}/whsec",)]
+
+
 def test_callers_do_not_sign_with_the_secret_of_the_operator() -> None:
     """A sender has all secrets, callers only theirs; without any they cannot ask at all."""
     own: dict[str, Any] = {"url": "https://a.example", "signing": ["env:A"]}

@@ -1,16 +1,18 @@
 """Where the server of a config file is, as seen from this machine.
 
-Knows: its listeners, and paths of its endpoints. Must not know: what is asked there.
+Knows: its listeners, paths of its endpoints, and the flags that say so. Must not know: what is asked there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from .batch_file import named
 from .speaking import Code, escaped, fail
 
 if TYPE_CHECKING:
@@ -20,17 +22,26 @@ Url: TypeAlias = Annotated[
     str | None,
     typer.Option(
         envvar="BATCHPROXY_URL",
-        help="The batch endpoint; that of the config file, if there is one, or else http://127.0.0.1:8080/batch.",
+        help="The batch endpoint; that of --config, if it is given, or else http://127.0.0.1:8080/batch.",
     ),
 ]
 File: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--config", "-c", envvar="BATCHPROXY_CONFIG", metavar="FILE", readable=False, help="A config file."),
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="BATCHPROXY_CONFIG",
+        metavar="FILE",
+        readable=False,
+        help="A config file that says where. None is taken unasked.",
+    ),
 ]
 # Not by a variable: who asks often where that is set, does not want the whole file read and checked each time.
 AdminFile: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--config", "-c", metavar="FILE", readable=False, help="A config file that says where."),
+    typer.Option(
+        "--config", "-c", metavar="FILE", readable=False, help="A config file that says where. None is taken unasked."
+    ),
 ]
 
 USUAL_URL = "http://127.0.0.1:8080/batch"
@@ -50,6 +61,13 @@ def url_of(config: Path, paths: Callable[[Config], list[str]]) -> str:
     host = _HERE.get(listener.host, f"[{listener.host}]" if ":" in listener.host else listener.host)
     scheme = "http" if found.server.tls_certificate is None else "https"
     return f"{scheme}://{host}:{listener.port}{path}"
+
+
+def watching(job_id: str, url: str | None, config: Path | None, headers: Iterable[str]) -> str:
+    """What to type to watch a job: where it is, and the headers that say whose, without values: they may be secret."""
+    flags = ["--url", named(url)] if url else [] if config is None else ["--config", str(config)]
+    flags += [word for name in headers for word in ("-H", f"{name}: …")]
+    return escaped(shlex.join(["batchproxy", "jobs", "watch", job_id, *flags]))
 
 
 def admin_of(config: Path, named: str | None) -> tuple[str, str | None]:

@@ -24,8 +24,8 @@ Admin: TypeAlias = Annotated[
     typer.Option(
         metavar="ADDRESS",
         envvar=["BATCHPROXY_ADMIN", "BATCHPROXY_SERVER__ADMIN"],
-        help="The admin listener: host:port, http://host:port or unix:/path.sock; that of the config file, if there is"
-        f" one, or else {_DEFAULT}.",
+        help="The admin listener: host:port, http://host:port or unix:/path.sock; that of --config, if it is"
+        f" given, or else {_DEFAULT}.",
     ),
 ]
 _MOST = 1024 * 1024
@@ -86,16 +86,24 @@ def reload(
     except ValueError:
         answer = None
     if status == 200:
-        digest = answer.get("digest", "") if isinstance(answer, dict) else ""
-        data(escaped(digest))
-        note("reloaded" if not isinstance(answer, dict) or answer.get("changed", True) else "unchanged")
+        verdict = answer if isinstance(answer, dict) else {}
+        data(escaped(verdict.get("digest", "")))
+        note("reloaded" if verdict.get("changed", True) else "already in effect")
+        warnings = verdict.get("warnings")
+        for warning in warnings if isinstance(warnings, list) else []:
+            note(_lines(warning))
         return
     errors = answer.get("errors") if isinstance(answer, dict) else None
     if status == 422:
         for error in errors if isinstance(errors, list) else [body.decode("utf-8", "replace")]:
-            typer.echo("\n".join(map(escaped, str(error).split("\n"))), err=True)
+            typer.echo(_lines(error), err=True)
         fail(Code.BAD_CONFIGURATION, "the configuration is wrong; the last one stays in effect")
     fail(Code.FAILED, f"no verdict, but {status}: {escaped(body.decode('utf-8', 'replace').strip())}")
+
+
+def _lines(told: object) -> str:
+    """An error or a warning of the server, with the line of the file and the caret below."""
+    return "\n".join(map(escaped, str(told).split("\n")))
 
 
 def _where(admin: str | None, config: Path | None) -> tuple[str, str | None]:

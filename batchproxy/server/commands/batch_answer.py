@@ -34,6 +34,24 @@ class Foreign(Exception):
     """This is not the answer of a batch endpoint; the text is what it is."""
 
 
+def job_of(answer: httpx.Response) -> str | None:
+    """The id of the job that a batch became, if it did: then it is answered before its items have run."""
+    if answer.status_code != 202:
+        return None
+    answer.read()
+    try:
+        document = answer.json()
+    except _UNREADABLE:
+        return None
+    is_job = isinstance(document, dict) and all(name in document for name in ("id", "state", "counts"))
+    return str(document["id"]) if is_job else None
+
+
+def as_it_came(answer: httpx.Response) -> None:
+    sys.stdout.buffer.write(answer.content.rstrip(b"\n") + b"\n")
+    sys.stdout.buffer.flush()
+
+
 def taken(answer: httpx.Response, asked: list[Any], *, as_json: bool) -> bool:
     """Prints the answer; whether something failed. Raises `BrokenOff`, `Foreign`, and what reading raises."""
     if answer.status_code == 200 and _media_type(answer) == STREAMED:
@@ -48,8 +66,7 @@ def taken(answer: httpx.Response, asked: list[Any], *, as_json: bool) -> bool:
     except _UNREADABLE:
         raise Foreign(_told(answer, answer.text)) from None
     if as_json:
-        sys.stdout.buffer.write(answer.content.rstrip(b"\n") + b"\n")
-        sys.stdout.buffer.flush()
+        as_it_came(answer)
     else:
         _table(rows)
     note(str(summary))

@@ -39,9 +39,14 @@ _USUAL_FILE = "batchproxy.yaml"
 
 
 def loader(
-    config: Path | None, upstreams: Sequence[str] | None, settings: Mapping[str, Any] | None = None
+    config: Path | None,
+    upstreams: Sequence[str] | None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    expected: str = "--config FILE or --upstream URL",
 ) -> Callable[[], Loaded]:
-    """What reads the configuration, now and at each reload. Ends the program if there is nothing to read."""
+    """What reads the configuration, now and at each reload. Ends the program if there is nothing to read, with what the
+    verb `expected`."""
     flags: dict[str, Any] = {name: value for name, value in (settings or {}).items() if value is not None}
     flags |= upstream_flags(upstreams or ())
     # Where both say the same, either is right.
@@ -49,7 +54,7 @@ def loader(
     by_variable = any(name.upper().startswith("BATCHPROXY_UPSTREAMS__") for name in os.environ)
     if config is None and not upstreams and not by_variable:
         hint = f"; there is a {_USUAL_FILE} here: --config {_USUAL_FILE}" if Path(_USUAL_FILE).exists() else ""
-        fail(Code.USAGE, f"expected --config FILE or --upstream URL{hint}")
+        fail(Code.USAGE, f"expected {expected}{hint}")
 
     def load() -> Loaded:
         from .. import config as configuration

@@ -6,7 +6,7 @@ Asks the code that decides at run time, the judge of batches and the ways of the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +18,7 @@ from .speaking import Code, console, data, escaped, fail
 if TYPE_CHECKING:
     from ...endpoint import Endpoint
     from ...engine.paths import Segments
+    from ...engine.policy import Policy
     from ...engine.routing import Route, RouteTable
     from ...proxy.problem import Problem
     from ...proxy.settings import Upstream
@@ -105,6 +106,8 @@ def _header(text: str) -> tuple[bytes, bytes]:
     name, colon, value = text.partition(":")
     if not colon or not name.isascii():
         fail(Code.USAGE, f"--header {escaped(text)}: expected NAME:VALUE")
+    if name.strip().lower() == "host":
+        fail(Code.USAGE, f"--header {escaped(text)}: expected --host {escaped(value.strip())} in its place")
     return name.strip().lower().encode("ascii"), value.strip().encode("utf-8")
 
 
@@ -119,8 +122,9 @@ async def _matched(
 
     table = RouteTable(config.all_routes)
     read = _judged(config, endpoint, table, method, path, host)
-    if isinstance(read, str):
-        data(read)
+    if isinstance(read, list):
+        for line in read:
+            data(escaped(line))
         return False
     upstreams = {name: LiveUpstream(name, settings) for name, settings in config.upstreams.items()}
     try:
@@ -139,16 +143,18 @@ async def _matched(
 
 def _judged(
     config: Config, endpoint: Endpoint | OpenAI, table: RouteTable, method: str, path: str, host: str
-) -> tuple[bytes, bytes] | str:
-    """The item's path and query, or why the endpoint refuses it."""
+) -> tuple[bytes, bytes] | list[str]:
+    """The item's path and query, or the lines that say why the endpoint refuses it."""
     from ...endpoint import Endpoint
+    from ...engine.errors import Failure
     from ...engine.model import Caller, Item, Refusal
-    from ...engine.paths import canonical
+    from ...engine.paths import canonical, readings, without_parameters
     from ...engine.policy import Judge
 
     policy = endpoint if isinstance(endpoint, Endpoint) else endpoint.made().policy("")
     read = canonical(policy.base_path + path, allow_empty_segments=policy.allow_empty_segments)
     refusal: Refusal | None
+    reasons: list[str] = []
     if isinstance(read, Refusal):
         refusal = read
     else:
@@ -160,8 +166,12 @@ def _judged(
         refusal = judge.item(Item(0, method, read[0], read[1]))
         if refusal is None:
             return read
+        if refusal.failure is Failure.FORBIDDEN:
+            exact = readings(read[0])
+            reasons = _rules_against(policy, method, (*exact, *map(without_parameters, exact)))
     failure = refusal.failure
-    return f"refused: {failure.status} {failure} by the endpoint {endpoint.path}: {escaped(refusal.detail)}"
+    refused = f"refused: {failure.status} {failure} by the endpoint {endpoint.path}: {refusal.detail}"
+    return [refused, *(f"because: {each}" for each in reasons)]
 
 
 def _say_way(way: Way, target: bytes, endpoint: Endpoint | OpenAI) -> None:
@@ -217,15 +227,18 @@ def _say_problem(
 
 def _reasons(code: str, route: Route, method: str, paths: tuple[Segments, ...], headers: set[bytes]) -> Iterator[str]:
     """What clients are not told: which rules, or which headers."""
-    from ...engine.paths import without_trailing_slash
-
     if code == "header_missing":
         yield from (
             f"`require_headers` holds {each}" for each in route.require_headers if each.lower().encode() not in headers
         )
-    if code != "forbidden":
-        return
+    if code == "forbidden":
+        yield from _rules_against(route, method, paths)
+
+
+def _rules_against(ruled: Route | Policy, method: str, paths: Iterable[Segments]) -> list[str]:
+    from ...engine.paths import without_trailing_slash
+
     ends = [without_trailing_slash(path) for path in paths]
-    rules = zip(route.deny, route.deny_rules, strict=True)
+    rules = zip(ruled.deny, ruled.deny_rules, strict=True)
     denied = [f"`deny` holds {text}" for text, rule in rules if any(rule.matches(method, each) for each in ends)]
-    yield from denied or ["nothing in `allow` fits"]
+    return denied or ["nothing in `allow` fits"]

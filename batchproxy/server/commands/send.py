@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .addressed import USUAL_URL, File, Url, url_of
-from .batch_answer import BrokenOff, Foreign, taken
+from .addressed import USUAL_URL, File, Url, url_of, watching
+from .batch_answer import BrokenOff, Foreign, as_it_came, job_of, taken
 from .batch_file import BUFFERED, STREAMED, check_url, curl, header as read_header, named, read
-from .speaking import Code, data, escaped, fail
+from .speaking import Code, data, escaped, fail, note
 
 if TYPE_CHECKING:
     import httpx
 
     from ..settings import Config
+
+
+_OF_THE_BATCH = ("accept", "content-type", "idempotency-key", "prefer")
+"""Headers that say nothing of whose a job is."""
 
 
 def send(
@@ -46,9 +50,12 @@ def send(
       batchproxy send batch.json --stream -H 'Authorization: Bearer TOKEN'
       batchproxy send batch.json --json | jq .summary
 
-    Exit codes: 0 all items succeeded; 4 some item failed (status of 400 or above), or the whole batch was refused;
-    5 no answer, or none of a batch endpoint; 2 wrong usage, or the file is not a batch.
+    With -H 'Prefer: respond-async', the id of the job that it became.
+
+    Exit codes: 0 all items succeeded, or it became a job; 4 some item failed (status of 400 or above), or the whole
+    batch was refused; 5 no answer, or none of a batch endpoint; 2 wrong usage, or the file is not a batch.
     """
+    named_url = url
     url = url or (USUAL_URL if config is None else _of_config(config))
     check_url(url)
     body = read(file)
@@ -68,7 +75,17 @@ def send(
             httpx.Client(trust_env=False, timeout=timeout, verify=ssl.create_default_context()) as client,
             client.stream("POST", url, content=body, headers=headers) as answer,
         ):
-            has_failed = taken(answer, _asked(body), as_json=as_json)
+            job_id = job_of(answer)
+            if job_id is None:
+                has_failed = taken(answer, _asked(body), as_json=as_json)
+            else:
+                has_failed = False
+                if as_json:
+                    as_it_came(answer)
+                else:
+                    data(escaped(job_id))
+                asking = [name for name, _ in given if name.lower() not in _OF_THE_BATCH]
+                note(f"it became a job; to watch it: {watching(job_id, named_url, config, asking)}")
     except httpx.InvalidURL as fault:
         fail(Code.USAGE, f"--url {named(url)}: {escaped(fault)}")
     except Foreign as answered:

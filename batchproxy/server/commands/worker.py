@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from .configured import ConfigFile, Upstreams, loader
-from .speaking import Code, fail
+from .speaking import Code, escaped, fail
 
 if TYPE_CHECKING:
     from ..config import Loaded
@@ -93,7 +93,8 @@ def worker(
             }
             from ..life import serve
 
-            code = serve(_with_jobs(loader(config, upstream, settings)), listens=False)
+            load = loader(config, upstream, settings, expected="--config FILE, --upstream URL or --app MODULE:APP")
+            code = serve(_with_jobs(load), listens=False)
     except ConfigErrors as errors:
         typer.echo(str(errors), err=True)
         code = int(Code.BAD_CONFIGURATION)
@@ -120,7 +121,10 @@ def _of_app(app: str, store: str | None, concurrency: int | None, level: str | N
     from ...engine.errors import SettingError
     from ..app_worker import work
 
+    module, _, name = app.partition(":")
+    if not module or not name:
+        fail(Code.USAGE, f"--app {escaped(app)}: expected a module and its app, such as shop.main:app")
     try:
         return work(app, store, concurrency, level=level or "info", form=form or "auto")
     except SettingError as fault:
-        fail(Code.USAGE, str(fault))
+        fail(Code.USAGE, str(fault).removeprefix("batchproxy: "))

@@ -13,13 +13,21 @@ from typing import Any
 from ...engine.errors import SettingError
 from . import units
 from .located import DEFAULT, Origin, Report, brief, is_secret_key, suggestion
-from .node import REPORTED, Node
+from .node import REPORTED, Node, Value
 from .shapes import Key, Shape, keys
 
 BROKEN: Any = object()
 """What stands for a value that cannot be used; its error has been reported."""
 
+_FILE = "file:"
 _MOST_ROUNDS = 16
+_MEANT: Mapping[str, str] = {
+    "/server/listen": 'host:port, such as `"127.0.0.1:8080"`',
+    "/server/admin": '`"off"`, or host:port, such as `"127.0.0.1:9090"`',
+}
+"""Where text that only has quotes around it would be the next mistake."""
+_SHOWN_LISTS = frozenset({"methods", "trusted_origins"})
+"""They are refused as a whole, and hold no secrets; those of others may, even if it is by mistake."""
 
 
 class Checking:
@@ -108,11 +116,14 @@ class Checking:
             return
         at = _member(node, fault, values.get(fault.setting))
         if isinstance(node.value, dict) and at is not node:
-            self._report.error(at.place, f"`{fault.setting}` is not right here, {fault.expected}")
+            # The name alone: what it leads to may be secret, such as a key for an upstream.
+            [name] = [name for name, each in node.value.items() if each is at]
+            self._report.error(at.place, f"{brief(name)} in `{fault.setting}` is not right, {fault.expected}")
             return
         is_secret = node.holds_secret
-        is_shown = isinstance(at.value, str | int | float) and not is_secret and not is_secret_key(fault.setting)
-        value = f" is {brief(at.value)}" if is_shown else ""
+        is_told = isinstance(at.value, str | int | float) or (at is node and fault.setting in _SHOWN_LISTS)
+        is_shown = is_told and not is_secret and not is_secret_key(fault.setting)
+        value = f" is {brief(_as_written(at.value))}" if is_shown else ""
         if isinstance(at.value, str) and repr(at.value) in fault.expected:
             value = " is not right here"  # once is enough
         # What is expected may quote what there is, but never a token; nor where whoever refuses it has hidden it.
@@ -141,6 +152,16 @@ class Checking:
             path = self._folder / value
             self.files.append((pointer, path, node))
             return str(path)
+        return self._anchored(value) if key.has_references else value
+
+    def _anchored(self, value: Any) -> Any:
+        """With each `file:…` relative to the folder; they are read by who needs them, each time anew."""
+        if isinstance(value, Mapping):
+            return {name: self._anchored(each) for name, each in value.items()}
+        if isinstance(value, tuple):
+            return tuple(map(self._anchored, value))
+        if isinstance(value, str) and (where := value.removeprefix(_FILE)) not in ("", value):
+            return f"{_FILE}{self._folder / where}"
         return value
 
     def _note_default(self, key: Key, pointer: str) -> None:
@@ -164,7 +185,7 @@ class Checking:
             return self._gathered(shape, node, pointer)
         value = _scalar(shape, node)
         if value is BROKEN:
-            self._wrong(node, shape.expected, shape)
+            self._wrong(node, shape.expected, shape, pointer)
         elif shape.kind == "function":
             return self._imported(node)
         return value
@@ -196,10 +217,12 @@ class Checking:
             self._report.error(node.origin, f"{node.shown} cannot be imported, {why}")
             return BROKEN
 
-    def _wrong(self, node: Node, expected: str, shape: Shape | None = None) -> None:
+    def _wrong(self, node: Node, expected: str, shape: Shape | None = None, pointer: str = "") -> None:
         found = _found(node)
         hint = ""
-        if shape is not None and shape.kind == "text" and isinstance(node.value, int | float):
+        if pointer in _MEANT:
+            expected = _MEANT[pointer]
+        elif shape is not None and shape.kind == "text" and isinstance(node.value, int | float):
             hint = "; put it between quotes"
         elif shape is not None and shape.kind == "list" and isinstance(node.value, str):
             hint = "; put it between brackets"
@@ -248,6 +271,11 @@ def _member(node: Node, fault: SettingError, made: object) -> Node:
         ]
         return named[0] if named else node
     return node
+
+
+def _as_written(value: Value) -> Value:
+    """A list as a file would have it."""
+    return f"[{', '.join(str(each.value) for each in value)}]" if isinstance(value, list) else value
 
 
 def _found(node: Node) -> str:

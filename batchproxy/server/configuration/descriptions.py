@@ -60,7 +60,8 @@ _UPSTREAM = {
     "max_request_bytes": "The body of a request; null for any.",
     "max_response_bytes": "The body of an answer; null for any.",
     "min_upload_rate": "Bytes a second that a client must send of a long body, once it has kept us waiting for"
-    " `timeouts.idle` altogether; null for any.",
+    " `timeouts.idle` altogether; null for any. It is a mean since the body began, with `timeouts.idle` of credit: a"
+    " lot at the start buys time for dripping later.",
     "retry": "Further attempts, for idempotent methods, as long as nothing of an answer has arrived.",
     "circuit_breaker": "When the upstream as a whole is left alone for a while.",
     "outlier_detection": "When one of several addresses is left out for a while.",
@@ -254,7 +255,8 @@ _SHARED = {
 
 _WEBHOOKS = {
     "url": "Where the end of each job is told, as a Standard Webhook; null for nowhere.",
-    "signing": "Where the secrets are that messages to `url` are signed with: `env:NAME`, `file:/path`.",
+    "signing": "Where the secrets are that messages to `url` are signed with: `env:NAME`, or `file:path`, relative to"
+    " the config file.",
     "callbacks": "The same for callers who ask to be told of their jobs: a list for each name that they may use as"
     " `secret_ref`; without any, nobody may ask.",
     "http": "Whether it may be `http`.",

@@ -21,6 +21,7 @@ from .node import Node
 # Objects that only code can make.
 _NOT_IN_FILES = (InFlight, RouteTable)
 _FILES = frozenset({"ca", "certificate", "key", "key_file", "tls_certificate", "tls_key"})
+_REFERENCES = frozenset({"callbacks", "signing"})
 
 Kind = Literal["text", "whole", "number", "seconds", "bytes", "flag", "choice", "function", "list", "mapping", "object"]
 
@@ -84,6 +85,8 @@ class Key:
     required: bool
     description: str
     is_file: bool
+    has_references: bool
+    """Whether there may be files in it, as `file:…`."""
 
 
 _KEYS: dict[type[Any], Mapping[str, Key]] = {}
@@ -118,6 +121,7 @@ def _key(settings: type[Any], each: Field[Any], shape: Shape) -> Key:
         required=default is MISSING and each.default_factory is MISSING,
         description=described(settings, each.name),
         is_file=each.name in _FILES,
+        has_references=each.name in _REFERENCES,
     )
 
 
