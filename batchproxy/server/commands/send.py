@@ -76,10 +76,8 @@ def send(
             client.stream("POST", url, content=body, headers=headers) as answer,
         ):
             job_id = job_of(answer)
-            if job_id is None:
-                has_failed = taken(answer, _asked(body), as_json=as_json)
-            else:
-                has_failed = False
+            has_failed = job_id is None and taken(answer, _asked(body), as_json=as_json)
+            if job_id is not None:
                 if as_json:
                     as_it_came(answer)
                 else:

@@ -18,7 +18,7 @@ from batchproxy.jobs.store import JobState, StoreSettings, opened
 from batchproxy.observe.logs import AccessLog, as_text
 from tests.jobs.place import Place
 from tests.protocol.api import Api, answer, value
-from tests.protocol.exchange import JSON, HeaderMap
+from tests.protocol.exchange import JSON, Exchange, HeaderMap
 from tests.proxy.on_a_loop import on_a_loop
 
 from .site import ANN, ASYNC, BOB, LINES, Site, job_id, location, rows, site, until
@@ -177,36 +177,35 @@ async def test_who_waits_in_vain_gets_the_job(sqlite: Place) -> None:
         assert reply.header("preference-applied") == "respond-async, wait=1"
 
 
+async def waiting(here: Site) -> Exchange:
+    """A client whose job is there, and who waits for its end."""
+    body = json.dumps({"requests": [{"path": "/a"}]}).encode()
+    headers = {**ANN, "content-type": "application/json", "prefer": "respond-async, wait=20"}
+    exchange = here.begin("POST", "/batch", headers=headers, body=body)
+
+    async def is_there() -> bool:
+        return bool((await here.store.jobs.list(None)).jobs)
+
+    await until(is_there)
+    return exchange
+
+
 @on_a_loop
 async def test_who_leaves_while_he_waits_leaves_the_job(sqlite: Place) -> None:
     """A job that was accepted is done, whether anybody waits for it or not."""
     async with site(sqlite, jobs=by_hand()) as here:
-        body = json.dumps({"requests": [{"path": "/a"}]}).encode()
-        headers = {**ANN, "content-type": "application/json", "prefer": "respond-async, wait=20"}
-        exchange = here.begin("POST", "/batch", headers=headers, body=body)
-
-        async def is_there() -> bool:
-            return bool((await here.store.jobs.list(None)).jobs)
-
-        await until(is_there)
+        exchange = await waiting(here)
         exchange.leave()
         await exchange.task
         assert exchange.sent == []
-        assert await is_there()
+        assert (await here.store.jobs.list(None)).jobs
 
 
 @on_a_loop
 async def test_who_waits_for_what_cannot_be_read_any_more_gets_the_job(sqlite: Place) -> None:
     """What was accepted is never answered as if it were not: it would be sent once more."""
     async with site(sqlite, jobs=by_hand()) as here:
-        body = json.dumps({"requests": [{"path": "/a"}]}).encode()
-        headers = {**ANN, "content-type": "application/json", "prefer": "respond-async, wait=20"}
-        exchange = here.begin("POST", "/batch", headers=headers, body=body)
-
-        async def is_there() -> bool:
-            return bool((await here.store.jobs.list(None)).jobs)
-
-        await until(is_there)
+        exchange = await waiting(here)
         with closing(sqlite3.connect(sqlite.settings().file, timeout=20)) as connection, connection:
             connection.execute("UPDATE batchproxy_job SET gone = 'deleted'")
         reply = await exchange.finished()

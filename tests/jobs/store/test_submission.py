@@ -24,6 +24,7 @@ from batchproxy.jobs.store import (
     StoreUnreachable,
     Submitted,
     WrongState,
+    retention,
 )
 from batchproxy.jobs.store.database import Work
 from batchproxy.jobs.store.submission import Submission
@@ -156,6 +157,25 @@ async def test_a_key_is_busy_while_its_job_is_stored(place: Place) -> None:
         with pytest.raises(LeaseLost):
             await slow.commit()
         assert (await store.jobs.list("ann")).jobs == (job,)
+
+
+@on_a_loop
+async def test_a_key_is_busy_if_its_submission_is_committed_after_all(
+    sqlite: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counted as dead, and was too quick for whoever would have cleared it away."""
+
+    async def too_late(*said: object, **more: object) -> bool:
+        return False
+
+    async with sqlite.opened(submit=120) as store, store.submission(NewJob(owner="ann", idempotency_key="k")) as slow:
+        await slow.add(item(0))
+        sqlite.clock.now += 121
+        with monkeypatch.context() as patched:
+            patched.setattr(retention, "take_away", too_late)
+            with pytest.raises(KeyBusy):
+                await submitted(store, 1, idempotency_key="k")
+        assert (await slow.commit()).created
 
 
 @on_a_loop
